@@ -1,0 +1,99 @@
+"""A container: one guest, its state, its one exit. Loop thread only.
+
+The state changes under one lock together with its effect, so two verbs never interleave. The exit is a future
+that is set exactly once and never has an exception; any number may wait for it.
+"""
+
+import asyncio
+import dataclasses
+import signal
+
+from wasm_sandboxer.engine.protocol import Program
+from wasm_sandboxer.executor.protocol import Execution, Executor
+from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
+from wasm_sandboxer.lifecycle import Action, State, action_of, exit_code_of
+
+
+class Container:
+    """Runs a program's guest once, with descriptors that its owner opens and closes."""
+
+    def __init__(self, ident: str, program: Program, guest: Guest, stdio: Stdio, executor: Executor) -> None:
+        self.id = ident
+        self.guest = guest
+        self.state = State.CREATED
+        self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._program = program
+        self._stdio = stdio
+        self._executor = executor
+        self._execution: Execution | None = None
+        self._signal = 0
+        self._lock = asyncio.Lock()
+
+    @property
+    def pid(self) -> int:
+        """The id of the guest's thread or process; 0 before it runs."""
+        return self._execution.pid if self._execution is not None else 0
+
+    async def start(self) -> None:
+        """CREATED to RUNNING; raises what kept the guest from beginning, and is STOPPED then."""
+        async with self._lock:
+            self.state.require("start", f"container {self.id}")
+            try:
+                self._execution = await self._executor.start(self._program, self.guest, self._stdio, self.id)
+            except Exception as error:
+                self._set_stopped(Exit(code=128, reason=Reason.FAILED, message=str(error)))
+                raise
+            self.state = State.RUNNING
+            self._execution.ended.add_done_callback(lambda ended: self._set_stopped(ended.result()))
+
+    async def kill(self, number: int) -> None:
+        """Do what the signal does to a program without handlers; a container that never started is STOPPED."""
+        action = action_of(number)
+        async with self._lock:
+            self.state.require("kill", f"container {self.id}")
+            if action is Action.STOP:
+                self._stop(number)
+            elif action is Action.PAUSE and self.state is State.RUNNING:
+                self._pause()
+            elif action is Action.RESUME and self.state is State.PAUSED:
+                self._resume()
+
+    async def pause(self) -> None:
+        """RUNNING to PAUSED."""
+        async with self._lock:
+            self.state.require("pause", f"container {self.id}")
+            self._pause()
+
+    async def resume(self) -> None:
+        """PAUSED to RUNNING."""
+        async with self._lock:
+            self.state.require("resume", f"container {self.id}")
+            self._resume()
+
+    def cpu_time(self) -> float:
+        """Seconds of CPU used so far."""
+        return self._execution.cpu_time() if self._execution is not None else 0.0
+
+    def _stop(self, number: int) -> None:
+        self._signal = self._signal or number
+        if self._execution is None:
+            self._set_stopped(Exit(code=exit_code_of(number), reason=Reason.STOPPED))
+        else:
+            self._execution.stop()
+
+    def _pause(self) -> None:
+        assert self._execution is not None
+        self._execution.pause()
+        self.state = State.PAUSED
+
+    def _resume(self) -> None:
+        assert self._execution is not None
+        self._execution.resume()
+        self.state = State.RUNNING
+
+    def _set_stopped(self, end: Exit) -> None:
+        if end.reason is Reason.STOPPED:
+            end = dataclasses.replace(end, code=exit_code_of(self._signal or signal.SIGKILL))
+        self.state = State.STOPPED
+        if not self.exit.done():
+            self.exit.set_result(end)

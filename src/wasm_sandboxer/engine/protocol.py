@@ -1,0 +1,74 @@
+"""What an engine offers to those who run guests; no engine is imported here.
+
+An Engine turns a file into a Program, shared by all guests of the same content. A Program runs one guest at a
+time per call of `run`, on the thread that calls it. A Control is the guest's end of the daemon: made before the
+thread starts, usable from any thread while the guest runs, closed after it has ended.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from wasm_sandboxer.guest import Exit, Guest, Stdio
+
+
+class Kind(StrEnum):
+    """What a WebAssembly binary is."""
+
+    MODULE = "module"
+    COMPONENT = "component"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportItem:
+    """An import: `module` is the module or interface name, `type` is for people ("func (i32) -> i32")."""
+
+    module: str
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportItem:
+    """An export with its type for people."""
+
+    name: str
+    type: str
+
+
+class Control(Protocol):
+    """Acts on a guest from any thread."""
+
+    def stop(self) -> None:
+        """End the guest at its next instruction or wait; idempotent; also before it runs."""
+
+    def pause(self) -> None:
+        """Hold the guest at its next loop, call or wait."""
+
+    def resume(self) -> None:
+        """Let a paused guest go on."""
+
+    def close(self) -> None:
+        """Free what the control holds; only once the guest has ended."""
+
+
+class Program(Protocol):
+    """A module that is compiled and can be run."""
+
+    kind: Kind
+    digest: str
+    imports: tuple[ImportItem, ...]
+    exports: tuple[ExportItem, ...]
+
+    def check(self, guest: Guest) -> None:
+        """Raise ModuleError if the guest could not start: a missing import or function, wrong arguments."""
+
+    def control(self, stdio: Stdio) -> Control:
+        """A control for a guest to come that uses these descriptors."""
+
+    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+        """Run the guest to its end on the calling thread; `ready` is called once its instance is made.
+
+        Raises ModuleError if the instance cannot be made. Never raises for what the guest does.
+        """

@@ -1,0 +1,323 @@
+"""The module store: compiled modules on disk, by digest of the source and a key of what compiled them.
+
+    <root>/modules/<key>/<digest>.cwasm    compiled code, mapped by every process that runs it
+    <root>/modules/<key>/<digest>.json     what it is, its own digest, and the inode state it was left in
+    <root>/modules/<key>/<digest>.lock     held while one process compiles it
+
+Compiled code is machine code that the engine trusts completely, so it is loaded only if its owner and mode say
+that nobody but us could have written it, and if it is what we wrote: size, inode, mtime and ctime are those
+noted after it was published, or else its SHA-256 is. A change of content cannot leave the ctime as it was.
+
+The index file's mtime is the time of last use. A file is in use while somebody holds a shared flock on it.
+Knows no engine. Any thread and any number of processes may use one store.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.errors import FailedPrecondition, NotFound, Unavailable
+
+DEFAULT_CAPACITY = 4 << 30
+_STALE_SECONDS = 3600  # a temporary file this old belongs to a process that died
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a compiled module besides its code."""
+
+    kind: Kind
+    memories: tuple[Memory, ...]
+    source: str  # the name it had when it was compiled, for people
+    source_size: int
+    compile_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A module in the store, for listings; sizes in bytes, times in seconds since the epoch."""
+
+    digest: str
+    key: str
+    facts: Facts
+    size: int
+    created: float
+    last_used: float
+    in_use: bool
+
+
+class Held:
+    """A compiled file that is open, checked, and kept from eviction until close()."""
+
+    def __init__(self, fd: int, facts: Facts) -> None:
+        self._fd = fd
+        self.facts = facts
+
+    @property
+    def path(self) -> str:
+        """A path to exactly this file, whatever has become of its name."""
+        return f"/proc/self/fd/{self._fd}"
+
+    def close(self) -> None:
+        """Let the file be evicted."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class ModuleStore:
+    """One root directory; `key` tells apart what different engines, configurations and processors compiled."""
+
+    def __init__(self, root: Path, key: str, *, capacity: int = DEFAULT_CAPACITY) -> None:
+        """Make or check the directories; raises FailedPrecondition or Unavailable, saying what to do."""
+        self._modules = root / "modules"
+        self._key = key
+        self._capacity = capacity
+        self._folder = self._modules / key
+        for folder in (root, self._modules, self._folder):
+            _own_folder(folder)
+
+    def find(self, digest: str) -> Held | None:
+        """The compiled module, held; None if there is none. What is there but cannot be trusted is removed."""
+        with ExitStack() as undo:
+            try:
+                fd = os.open(self._folder / f"{digest}.cwasm", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                undo.callback(os.close, fd)
+                index = json.loads((self._folder / f"{digest}.json").read_bytes())
+                facts = _facts(index)
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self._distrust(digest, f"its index cannot be read ({error})")
+                return None
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            problem = self._problem(fd, digest, index)
+            if problem:
+                self._distrust(digest, problem)
+                return None
+            with suppress(OSError):
+                os.utime(self._folder / f"{digest}.json")
+            undo.pop_all()
+            return Held(fd, facts)
+
+    @contextmanager
+    def compiling(self, digest: str) -> Iterator[None]:
+        """Hold the right to compile this module, waiting for whoever holds it now."""
+        path = self._folder / f"{digest}.lock"
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if _is_same(path, fd):
+                    break
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # whoever held it removed it: take the new one
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+    @contextmanager
+    def new_file(self, digest: str) -> Iterator[int]:
+        """A descriptor to write compiled code to; the file is gone afterwards unless publish() took it."""
+        path = self._temporary(digest)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            yield fd
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+    def publish(self, digest: str, fd: int, facts: Facts) -> None:
+        """Make what was written to new_file's descriptor the module's compiled form; durable, whole or not at all."""
+        code = _sha256(fd)
+        os.fsync(fd)
+        self._temporary(digest).rename(self._folder / f"{digest}.cwasm")
+        self._write_index(digest, fd, code, facts)
+        self._evict()
+
+    def entries(self) -> list[Entry]:
+        """Everything the store holds, of all keys, most recently used first."""
+        found = [entry for path in self._modules.glob("*/*.json") if (entry := _entry(path)) is not None]
+        return sorted(found, key=lambda entry: -entry.last_used)
+
+    def remove(self, digest: str) -> Entry:
+        """Remove a module, by its digest or the beginning of it; raises NotFound, or FailedPrecondition if in use."""
+        matches = [entry for entry in self.entries() if entry.digest.startswith(digest)]
+        if not matches or not digest:
+            raise NotFound(f"no module {digest!r} in the store")
+        if len({entry.digest for entry in matches}) > 1:
+            raise FailedPrecondition(
+                f"{digest!r} is the beginning of {len(matches)} modules' digests; give more of it"
+            )
+        for entry in matches:
+            if not self._remove_unused(entry):
+                raise FailedPrecondition(f"module {entry.digest[:12]} is in use")
+        return matches[0]
+
+    def prune(self, *, unused_for: float = 0) -> list[Entry]:
+        """Remove what nobody uses, was not used for so many seconds, or was compiled by another version."""
+        now = time.time()
+        old = [entry for entry in self.entries() if entry.key != self._key or now - entry.last_used >= unused_for]
+        removed = [entry for entry in old if self._remove_unused(entry)]
+        for folder in self._modules.iterdir():
+            if folder.name != self._key:
+                with suppress(OSError):  # not empty: something in it is in use
+                    folder.rmdir()
+        return removed
+
+    def _temporary(self, digest: str) -> Path:
+        return self._folder / f"{digest}.{os.getpid()}.tmp"
+
+    def _problem(self, fd: int, digest: str, index: dict[str, Any]) -> str:
+        """Why the open file must not be loaded; empty if it may be."""
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o022:
+            return "somebody else owns it or may write it"
+        if index["state"] == _state(state):
+            return ""
+        if _sha256(fd) != index["sha256"]:
+            return "its content was changed"
+        # The content is ours all the same: moved or restored from a copy.
+        self._write_index(digest, fd, index["sha256"], _facts(index))
+        return ""
+
+    def _distrust(self, digest: str, problem: str) -> None:
+        _log.warning("module store: %s… is thrown away and will be compiled anew: %s", digest[:12], problem)
+        self.discard(digest)
+
+    def discard(self, digest: str) -> None:
+        """Remove a compiled module whatever its state; programs that have it mapped keep it."""
+        for suffix in ("json", "cwasm"):
+            with suppress(FileNotFoundError):
+                (self._folder / f"{digest}.{suffix}").unlink()
+
+    def _write_index(self, digest: str, fd: int, code: str, facts: Facts) -> None:
+        index = {
+            "sha256": code,
+            "state": _state(os.fstat(fd)),
+            "facts": asdict(facts),
+            "created": time.time(),
+        }
+        temporary = self._folder / f"{digest}.{os.getpid()}.index.tmp"
+        with temporary.open("w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            json.dump(index, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._folder / f"{digest}.json")
+
+    def _evict(self) -> None:
+        """Remove least recently used modules until the store fits its capacity, and temporaries nobody owns."""
+        entries = self.entries()
+        excess = sum(entry.size for entry in entries) - self._capacity
+        for entry in reversed(entries):
+            if excess <= 0:
+                break
+            if self._remove_unused(entry):
+                excess -= entry.size
+        for path in self._modules.glob("*/*.tmp"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
+
+    def _remove_unused(self, entry: Entry) -> bool:
+        path = self._modules / entry.key / f"{entry.digest}.cwasm"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(fd)
+
+
+def _own_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.lstat()
+    except OSError as error:
+        raise Unavailable(
+            f"cannot make the module store at {folder}: {error.strerror}; choose another with --root"
+        ) from None
+    if not stat.S_ISDIR(state.st_mode):
+        raise FailedPrecondition(f"the module store needs a folder at {folder}, and something else is there")
+    if state.st_uid != os.geteuid() or state.st_mode & 0o022:
+        raise FailedPrecondition(
+            f"the module store at {folder} must belong to user {os.geteuid()} and be writable only by them; "
+            f"it belongs to {state.st_uid} with mode {stat.S_IMODE(state.st_mode):o}"
+        )
+
+
+def _state(state: os.stat_result) -> list[int]:
+    return [state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def _sha256(fd: int) -> str:
+    with open(fd, "rb", closefd=False) as file:  # the descriptor is the caller's
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_same(path: Path, fd: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    return False
+
+
+def _facts(index: dict[str, Any]) -> Facts:
+    facts = index["facts"]
+    memories = tuple(Memory(**memory) for memory in facts["memories"])
+    return Facts(**{**facts, "kind": Kind(facts["kind"]), "memories": memories})
+
+
+def _entry(index_path: Path) -> Entry | None:
+    code_path = index_path.with_suffix(".cwasm")
+    try:
+        index = json.loads(index_path.read_bytes())
+        return Entry(
+            digest=index_path.stem,
+            key=index_path.parent.name,
+            facts=_facts(index),
+            size=code_path.stat().st_size,
+            created=index["created"],
+            last_used=index_path.stat().st_mtime,
+            in_use=_in_use(code_path),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _in_use(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)

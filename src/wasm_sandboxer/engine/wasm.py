@@ -1,0 +1,195 @@
+"""What a file is, read from its bytes alone: kind, memories, names; no engine, no execution.
+
+Only the outer structure is read (sections, not code), so this is safe and quick on hostile input. Validity is
+the engine's to judge.
+
+Source: WebAssembly core specification, binary format; component-model Binary.md.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.errors import ModuleError
+
+MAGIC = b"\0asm"
+PAGE = 64 << 10
+_MODULE_VERSION = b"\x01\x00\x00\x00"
+_COMPONENT_LAYER = b"\x01\x00"  # the second half of the preamble's version word
+_IMPORT_SECTION, _MEMORY_SECTION = 2, 5
+_CORE_MODULE_SECTION, _COMPONENT_SECTION = 1, 4  # inside a component
+_MAX_NESTING = 16
+
+_LOOKS_LIKE = (
+    (b"\x7fELF", "an ELF program"),
+    (b"#!", "a script"),
+    (b"MZ", "a Windows program"),
+    (b"\xcf\xfa\xed\xfe", "a macOS program"),
+    (b"\xca\xfe\xba\xbe", "a Java class or a macOS program"),
+    (b"BC\xc0\xde", "LLVM bitcode"),
+    (b"!<arch>\n", "a static library"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"\x28\xb5\x2f\xfd", "zstd data"),
+    (b"BZh", "bzip2 data"),
+    (b"\xfd7zXZ\0", "xz data"),
+    (b"%PDF", "a PDF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"<!DOCTYPE", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"{", "JSON or similar text"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """A linear memory that a module declares or imports; sizes in pages of 64 KiB, maximum None if unbounded."""
+
+    minimum: int
+    maximum: int | None
+    shared: bool
+    is_64: bool
+
+
+def describe(data: bytes) -> str:
+    """What bytes that are not WebAssembly look like, for people: "an ELF program", "text", "unknown data"."""
+    for magic, name in _LOOKS_LIKE:
+        if data.startswith(magic):
+            return name
+    head = data[:512]
+    # A compiled file of wasmtime is an ELF object too, and was caught above.
+    return "text" if head and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head) else "unknown data"
+
+
+def looks_like_text(data: bytes) -> bool:
+    """Whether this may be the text format: a parenthesis first, after white space and comments."""
+    rest = data[:4096].lstrip()
+    while rest.startswith((b";;", b"(;")):
+        end = rest.find(b"\n") if rest.startswith(b";;") else rest.find(b";)") + 1
+        if end <= 0:
+            return True
+        rest = rest[end + 1 :].lstrip()
+    return rest.startswith(b"(")
+
+
+def kind_of(data: bytes) -> Kind:
+    """Module or component, from the preamble; raises ModuleError, saying what the data is instead."""
+    if not data:
+        raise ModuleError("the file is empty")
+    if not data.startswith(MAGIC):
+        raise ModuleError(f"not WebAssembly but {describe(data)}")
+    if len(data) < 8:
+        raise ModuleError(f"the file is cut short: {len(data)} bytes, and a preamble alone has 8")
+    if data[4:8] == _MODULE_VERSION:
+        return Kind.MODULE
+    if data[6:8] == _COMPONENT_LAYER:
+        return Kind.COMPONENT
+    version = int.from_bytes(data[4:8], "little")
+    raise ModuleError(f"WebAssembly of an unknown version ({version:#x}); version 1 and components are known")
+
+
+def memories(data: bytes) -> tuple[Memory, ...]:
+    """All memories that a binary declares or imports, those of core modules inside a component included.
+
+    Raises ModuleError for a structure that is cut short; code is not looked at.
+    """
+    try:
+        return tuple(_memories(data, 0))
+    except (IndexError, UnicodeDecodeError):
+        raise ModuleError("the file is cut short or damaged: a section runs past its end") from None
+
+
+def _memories(data: bytes, depth: int) -> Iterator[Memory]:
+    if depth > _MAX_NESTING:
+        raise ModuleError(f"components are nested more than {_MAX_NESTING} deep")
+    nested = (_CORE_MODULE_SECTION, _COMPONENT_SECTION) if kind_of(data) is Kind.COMPONENT else ()
+    for number, body in _sections(data):
+        if number in nested:
+            yield from _memories(body, depth + 1)
+        elif nested:
+            continue
+        elif number == _MEMORY_SECTION:
+            reader = _Reader(body)
+            yield from [reader.memory() for _ in range(reader.number())]
+        elif number == _IMPORT_SECTION:
+            yield from _imported_memories(_Reader(body))
+
+
+def _sections(data: bytes) -> Iterator[tuple[int, bytes]]:
+    reader = _Reader(data, 8)
+    while not reader.at_end():
+        number = reader.byte()
+        yield number, reader.take(reader.number())
+
+
+def _imported_memories(reader: "_Reader") -> Iterator[Memory]:
+    for _ in range(reader.number()):
+        reader.take(reader.number())
+        reader.take(reader.number())
+        kind = reader.byte()
+        if kind == 2:
+            yield reader.memory()
+        elif not reader.skip_import(kind):
+            return  # a kind that a later proposal adds: the engine will say
+
+
+class _Reader:
+    """A position in bytes; raises IndexError at their end."""
+
+    def __init__(self, data: bytes, position: int = 0) -> None:
+        self._data = data
+        self._position = position
+
+    def at_end(self) -> bool:
+        return self._position >= len(self._data)
+
+    def byte(self) -> int:
+        value = self._data[self._position]
+        self._position += 1
+        return value
+
+    def take(self, count: int) -> bytes:
+        if self._position + count > len(self._data):
+            raise IndexError
+        start, self._position = self._position, self._position + count
+        return self._data[start : self._position]
+
+    def number(self) -> int:
+        """An unsigned LEB128 number of at most 64 bits."""
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return value
+            if shift > 63:
+                raise IndexError
+
+    def memory(self) -> Memory:
+        flags = self.byte()
+        minimum = self.number()
+        maximum = self.number() if flags & 1 else None
+        if flags & 8:  # custom page size: its exponent
+            self.number()
+        return Memory(minimum=minimum, maximum=maximum, shared=bool(flags & 2), is_64=bool(flags & 4))
+
+    def skip_import(self, kind: int) -> bool:
+        """Pass over an import's type; False if the kind is not known."""
+        match kind:
+            case 0:  # function: type index
+                self.number()
+            case 1:  # table: reference type, limits
+                if self.byte() in (0x63, 0x64):
+                    self.number()
+                self.memory()
+            case 3:  # global: value type, mutability
+                if self.byte() in (0x63, 0x64):
+                    self.number()
+                self.byte()
+            case 4:  # tag: attribute, type index
+                self.byte()
+                self.number()
+            case _:
+                return False
+        return True

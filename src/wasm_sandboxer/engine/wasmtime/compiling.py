@@ -1,0 +1,79 @@
+"""Compiling a module with wasmtime: what runs in the bounded child, and how its answer reads.
+
+The child is given the source's bytes (mapped copy-on-write from its parent) and a descriptor for the result.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+
+import wasmtime
+import wasmtime.component
+
+from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.wasmtime.runtime import configuration
+from wasm_sandboxer.errors import ModuleError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What the child found out about the module it compiled."""
+
+    kind: Kind
+    memories: tuple[Memory, ...]
+    seconds: float
+
+
+def compile_to(source: bytes, target: int) -> bytes:
+    """Compile into the descriptor and answer with JSON for `read_answer`; in the child."""
+    begun = time.perf_counter()
+    try:
+        binary = _translate(source) if wasm.looks_like_text(source) else source
+        kind = wasm.kind_of(binary)
+        memories = wasm.memories(binary)
+        if any(memory.shared for memory in memories):
+            return _refusal("it uses shared memory (threads), which is not offered here")
+        engine = wasmtime.Engine(configuration())
+        load = wasmtime.component.Component if kind is Kind.COMPONENT else wasmtime.Module
+        code = load(engine, binary).serialize()
+    except wasmtime.WasmtimeError as error:
+        return _refusal(_one_line(str(error)))
+    except ModuleError as error:
+        return _refusal(str(error))
+    view = memoryview(code)
+    while view:
+        view = view[os.write(target, view) :]
+    seconds = time.perf_counter() - begun
+    return json.dumps(
+        {"kind": kind, "memories": [asdict(memory) for memory in memories], "seconds": seconds}
+    ).encode()
+
+
+def read_answer(answer: bytes) -> Compiled:
+    """What compile_to answered; raises ModuleError with the reason why the module cannot be compiled."""
+    found = json.loads(answer)
+    if "refused" in found:
+        raise ModuleError(found["refused"])
+    memories = tuple(Memory(**memory) for memory in found["memories"])
+    return Compiled(kind=Kind(found["kind"]), memories=memories, seconds=found["seconds"])
+
+
+def _translate(text: bytes) -> bytes:
+    try:
+        return bytes(wasmtime.wat2wasm(text.decode()))
+    except UnicodeDecodeError:
+        raise ModuleError(f"not WebAssembly but {wasm.describe(text)}") from None
+
+
+def _refusal(reason: str) -> bytes:
+    return json.dumps({"refused": reason}).encode()
+
+
+def _one_line(report: str) -> str:
+    """The engine's report of an invalid module, its causes joined: "…: type mismatch (at offset 0x2a)"."""
+    lines = [line.strip() for line in report.splitlines()]
+    wanted = [line for line in lines if line and line != "Caused by:"]
+    return ": ".join(line.split(": ", 1)[1] if line[0].isdigit() and ": " in line else line for line in wanted)

@@ -1,0 +1,159 @@
+"""A component (preview 2) as a Program: linking it to wasmtime's own WASI, running its command or a function.
+
+A component waits in native code that nothing outside can interrupt, so a stop reaches it only while it runs
+Wasm. Whoever needs it dead at once runs it in a process.
+"""
+
+import contextlib
+import ctypes
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import wasmtime
+from wasmtime import component as api
+
+from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.wasmtime import binding, component_values, traps, wasi
+from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
+from wasm_sandboxer.engine.wasmtime.control import CellControl
+from wasm_sandboxer.engine.wasmtime.limits import bound, check_memory
+from wasm_sandboxer.engine.wasmtime.missing import hint
+from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
+from wasm_sandboxer.errors import ModuleError
+from wasm_sandboxer.guest import Exit, Guest, Network, Reason, Stdio
+from wasm_sandboxer.linux import syscall
+
+_RUN = re.compile(r"wasi:cli/run@0\.2\.\d+")
+_OFFERED = re.compile(r"wasi:(cli|clocks|filesystem|io|random|sockets)/[a-z0-9-]+@0\.2\.\d+")
+_OFFERED_WITH_NETWORK = re.compile(r"wasi:http/(types|outgoing-handler)@0\.2\.\d+")
+
+
+class ComponentProgram:
+    """See Program. Made by the loader from a compiled file; may be used by many threads at once."""
+
+    kind = Kind.COMPONENT
+
+    def __init__(self, runtime: Runtime, component: api.Component, digest: str, memories: tuple[Memory, ...]) -> None:
+        self.digest = digest
+        self.memories = memories
+        self._runtime = runtime
+        self._component = component
+        ty = component.type
+        self._imports = ty.imports(runtime.engine)
+        self._exports = ty.exports(runtime.engine)
+        self._command = next((name for name in self._exports if _RUN.fullmatch(name)), None)
+
+    @functools.cached_property
+    def imports(self) -> tuple[ImportItem, ...]:
+        """See Program."""
+        return tuple(
+            ImportItem(module=name, name=inner, type=component_values.item_text(ty))
+            for name, item in self._imports.items()
+            for inner, ty in component_values.members(item, self._runtime.engine)
+        )
+
+    @functools.cached_property
+    def exports(self) -> tuple[ExportItem, ...]:
+        """See Program."""
+        return tuple(
+            ExportItem(name=f"{name}#{inner}" if inner else name, type=component_values.item_text(ty))
+            for name, item in self._exports.items()
+            for inner, ty in component_values.members(item, self._runtime.engine)
+        )
+
+    def check(self, guest: Guest) -> None:
+        """See Program."""
+        for name, item in self._imports.items():
+            needs = isinstance(item, (api.ComponentInstanceType, api.FuncType))
+            if needs and not self._is_offered(name, guest.network):
+                raise ModuleError(f"missing import {name}: {hint(ImportItem(module=name, name='', type=''))}")
+        check_memory(self.memories, guest.limits)
+        if guest.function is not None:
+            component_values.parse_arguments(guest.function, self._function_type(guest.function), guest.argv[1:])
+        elif self._command is None:
+            raise ModuleError(f"it exports no wasi:cli/run{self._what_it_exports()}")
+
+    def control(self, stdio: Stdio) -> CellControl:
+        """See Program."""
+        return CellControl(self._runtime, stdio)
+
+    def run(self, guest: Guest, stdio: Stdio, control: CellControl, ready: Callable[[], None]) -> Exit:
+        """See Program."""
+        with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
+            bound(store, guest.limits)
+            control.guard(store)
+            context = store_context(store)
+            binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest, stdio)))
+            linker = self._runtime.component_linker(http=guest.network is Network.HOST)
+            if guest.network is Network.HOST:
+                ffi.wasmtime_context_set_wasi_http(context)
+            instance = None
+            try:
+                instance = _instantiate(linker, store, self._component)
+                ready()
+                return Exit(code=self._call(store, instance, guest, stdio), reason=Reason.EXITED)
+            except EngineError as error:
+                if instance is None and error.exit_status is None and not control.stopped:
+                    raise ModuleError(f"its instance could not be made: {error.first_line}") from None
+                return traps.exit_of(error, stopped=control.stopped)
+
+    def _is_offered(self, name: str, network: Network) -> bool:
+        with_network = network is Network.HOST and _OFFERED_WITH_NETWORK.fullmatch(name)
+        return bool(_OFFERED.fullmatch(name) or with_network)
+
+    def _call(self, store: wasmtime.Store, instance: api.Instance, guest: Guest, stdio: Stdio) -> int:
+        if guest.function is None:
+            assert self._command is not None  # by check()
+            result = _invoke(store, _find(store, instance, f"{self._command}#run"), [])
+            return 1 if getattr(result, "tag", None) == "err" else 0
+        ty = self._function_type(guest.function)
+        arguments = component_values.parse_arguments(guest.function, ty, guest.argv[1:])
+        result = _invoke(store, _find(store, instance, guest.function), arguments)
+        if ty.result is not None and stdio.stdout is not None:
+            with contextlib.suppress(OSError):
+                syscall.write_interruptible(stdio.stdout, f"{component_values.format_result(result)}\n".encode())
+        return 0
+
+    def _function_type(self, function: str) -> api.FuncType:
+        outer, _, inner = function.rpartition("#")
+        item: Any = self._exports.get(outer or function)
+        if outer and isinstance(item, api.ComponentInstanceType):
+            item = item.exports(self._runtime.engine).get(inner)
+        if not isinstance(item, api.FuncType):
+            raise ModuleError(f"it exports no function {function!r}{self._what_it_exports()}")
+        return item
+
+    def _what_it_exports(self) -> str:
+        names = [item.name for item in self.exports if item.type.startswith("func")]
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        return f"; name one as MODULE#FUNCTION: {shown}" if names else "; it exports no function at all"
+
+
+def _instantiate(linker: api.Linker, store: wasmtime.Store, component: api.Component) -> api.Instance:
+    instance = ffi.wasmtime_component_instance_t()
+    error = ffi.wasmtime_component_linker_instantiate(
+        linker.ptr(), store_context(store), component.ptr(), ctypes.byref(instance)
+    )
+    binding.check(error)
+    return api.Instance._from_raw(instance)  # noqa: SLF001  # the package keeps it private; the version is pinned
+
+
+def _find(store: wasmtime.Store, instance: api.Instance, path: str) -> api.Func:
+    outer, _, inner = path.rpartition("#")
+    index = instance.get_export_index(store, outer) if outer else None
+    found = instance.get_export_index(store, inner, index)
+    function = instance.get_func(store, found) if found is not None else None
+    assert function is not None, path  # check() has seen it among the exports
+    return function
+
+
+def _invoke(store: wasmtime.Store, function: api.Func, arguments: list[Any]) -> Any:
+    try:
+        return function(store, *arguments)
+    except wasmtime.ExitTrap as end:
+        raise EngineError(str(end), exit_status=end.code) from None
+    except wasmtime.WasmtimeError as error:
+        raise EngineError(str(error)) from None

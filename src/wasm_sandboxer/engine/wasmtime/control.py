@@ -1,0 +1,88 @@
+"""A guest's cell: how the daemon stops and pauses a guest that runs on wasmtime."""
+
+import ctypes
+import select
+import struct
+import threading
+
+import wasmtime
+
+from wasm_sandboxer.engine.wasmtime import thunks
+from wasm_sandboxer.engine.wasmtime.binding import NO_FINALIZER, delete_error, ffi, new_stop_error
+from wasm_sandboxer.engine.wasmtime.runtime import Runtime
+from wasm_sandboxer.guest import Stdio
+from wasm_sandboxer.linux import syscall
+
+_WORD = 8
+
+
+class CellControl:
+    """Stops, pauses and resumes one guest; see Control.
+
+    The cell is memory that the thunks read. Its words are written by plain aligned 64-bit stores, which both
+    machines do whole, and before the epoch is bumped, which is a barrier.
+    """
+
+    def __init__(self, runtime: Runtime, stdio: Stdio) -> None:
+        self._runtime = runtime
+        self._lock = threading.Lock()
+        self._closed = False
+        self._paused = False
+        self.stopped = False
+        self._cell = (ctypes.c_uint64 * (thunks.CELL_SIZE // _WORD))()
+        self.address = ctypes.addressof(self._cell)
+        syscall.semaphore_init(self.address + thunks.CELL_SEMAPHORE)
+        for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
+            events = select.POLLOUT if number else select.POLLIN
+            pollfd = struct.pack("=ihh", -1 if fd is None else fd, events, 0)
+            self._cell[thunks.CELL_POLL // _WORD + number] = int.from_bytes(pollfd, "little")
+
+    def set_memory(self, address: int) -> None:
+        """Tell the cell where the guest's linear memory begins, before the shim can be called."""
+        self._cell[thunks.CELL_MEMORY // _WORD] = address
+
+    def guard(self, store: wasmtime.Store) -> None:
+        """Have the store's guest look at this cell whenever the epoch is bumped."""
+        # A deadline of now: the first check asks the cell, so a stop or pause before this point is not lost.
+        store.set_epoch_deadline(0)
+        # Safe: the cell outlives the store, since a control is closed only after its guest has ended.
+        ffi.wasmtime_store_epoch_deadline_callback(store.ptr(), self._runtime.on_epoch, self.address, NO_FINALIZER)
+
+    def stop(self) -> None:
+        """See Control."""
+        with self._lock:
+            if self._closed or self.stopped:
+                return
+            self.stopped = True
+            self._cell[thunks.CELL_ERROR // _WORD] = new_stop_error()
+            self._release()
+            self._runtime.bump_epoch()
+
+    def pause(self) -> None:
+        """See Control."""
+        with self._lock:
+            if self._closed or self.stopped or self._paused:
+                return
+            self._paused = True
+            syscall.semaphore_drain(self.address + thunks.CELL_SEMAPHORE)
+            self._cell[thunks.CELL_PAUSE // _WORD] = syscall.address_of("sem_wait")
+            self._runtime.bump_epoch()
+
+    def resume(self) -> None:
+        """See Control."""
+        with self._lock:
+            if not self._closed:
+                self._release()
+
+    def close(self) -> None:
+        """See Control."""
+        with self._lock:
+            if not self._closed and self._cell[thunks.CELL_ERROR // _WORD]:
+                delete_error(self._cell[thunks.CELL_ERROR // _WORD])
+            self._closed = True
+
+    def _release(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._cell[thunks.CELL_PAUSE // _WORD] = 0
+            syscall.semaphore_post(self.address + thunks.CELL_SEMAPHORE)

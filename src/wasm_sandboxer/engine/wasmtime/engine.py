@@ -1,0 +1,208 @@
+"""The wasmtime engine: from a file to a Program, through the module store.
+
+A module is compiled once per content. Programs are shared and kept while anybody uses them; beyond that the
+most recent ones stay, so that a restarted container finds its module mapped.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import platform
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import wasmtime
+
+from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
+from wasm_sandboxer.engine.wasmtime import compiling
+from wasm_sandboxer.engine.wasmtime.binding import VERSION
+from wasm_sandboxer.engine.wasmtime.component import ComponentProgram
+from wasm_sandboxer.engine.wasmtime.module import CoreProgram
+from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_source
+from wasm_sandboxer.errors import ModuleError, ResourceExhausted
+from wasm_sandboxer.forking.job import Bounds, JobEnd, JobFailed, run_job
+from wasm_sandboxer.units import format_size
+
+MAX_SOURCE = 512 << 20
+_KEPT_PROGRAMS = 32
+_log = logging.getLogger(__name__)
+
+# Runs a job in a bounded child; `waiting` is told how long it has taken so far.
+RunJob = Callable[[Callable[[], bytes], Bounds, Callable[[float], None] | None], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileBounds:
+    """What compiling one module may use; bytes beyond the child's own, and seconds."""
+
+    memory: int = 2 << 30
+    seconds: float = 120
+
+
+def run_here(job: Callable[[], bytes], bounds: Bounds, waiting: Callable[[float], None] | None) -> bytes:
+    """A child of this very process, which must have one thread: for commands."""
+    return run_job(job, bounds, waiting=waiting)
+
+
+class WasmtimeEngine:
+    """See Engine. Any thread may load; one compilation per content at a time, across processes too."""
+
+    def __init__(self, store: ModuleStore, *, bounds: CompileBounds | None = None, run: RunJob = run_here) -> None:
+        self._store = store
+        self._bounds = bounds or CompileBounds()
+        self._run = run
+        self._lock = threading.Lock()
+        self._compiling: dict[str, threading.Lock] = {}
+        self._programs: weakref.WeakValueDictionary[str, CoreProgram | ComponentProgram] = (
+            weakref.WeakValueDictionary()
+        )
+        self._recent: OrderedDict[str, CoreProgram | ComponentProgram] = OrderedDict()
+
+    @functools.cached_property
+    def runtime(self) -> Runtime:
+        """The engine proper, made at first use: a module that does not compile never needs it."""
+        return Runtime(self._load_own)
+
+    def load(self, path: Path, *, waiting: Callable[[float], None] | None = None) -> CoreProgram | ComponentProgram:
+        """The module at this path, compiled now if it never was. Raises ModuleError that names the path."""
+        try:
+            source = _read(path)
+            digest = hashlib.sha256(source).hexdigest()
+            with self._lock:
+                program = self._programs.get(digest)
+            if program is None:
+                with self._one_at_a_time(digest):
+                    program = self._programs.get(digest) or self._make(digest, source, path.name, waiting)
+        except (ModuleError, ResourceExhausted) as error:
+            raise type(error)(f"{path}: {error}") from None
+        self._remember(program)
+        return program
+
+    def _remember(self, program: CoreProgram | ComponentProgram) -> None:
+        with self._lock:
+            self._programs[program.digest] = program
+            self._recent[program.digest] = program
+            self._recent.move_to_end(program.digest)
+            while len(self._recent) > _KEPT_PROGRAMS:
+                self._recent.popitem(last=False)
+
+    def _one_at_a_time(self, digest: str) -> threading.Lock:
+        with self._lock:
+            return self._compiling.setdefault(digest, threading.Lock())
+
+    def _make(
+        self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None
+    ) -> CoreProgram | ComponentProgram:
+        held = self._held(digest, source, name, waiting=waiting)
+        try:
+            program = self._program(digest, held)
+        except wasmtime.WasmtimeError as error:
+            # Ours by owner, mode and digest, yet of another version: never run, always made anew.
+            held.close()
+            _log.warning("module store: %s… is thrown away and compiled anew: %s", digest[:12], error)
+            self._store.discard(digest)
+            held = self._held(digest, source, name, waiting=waiting)
+            program = self._program(digest, held)
+        weakref.finalize(program, held.close)
+        return program
+
+    def _program(self, digest: str, held: Held) -> CoreProgram | ComponentProgram:
+        memories = held.facts.memories
+        if held.facts.kind is Kind.COMPONENT:
+            component = self.runtime.load_component(held.path)
+            return ComponentProgram(self.runtime, component, digest, memories)
+        return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, memories)
+
+    def _held(
+        self,
+        digest: str,
+        source: bytes,
+        name: str,
+        *,
+        waiting: Callable[[float], None] | None = None,
+    ) -> Held:
+        held = self._store.find(digest)
+        while held is None:
+            with self._store.compiling(digest):
+                held = self._store.find(digest)
+                if held is None:
+                    self._compile(digest, source, name, waiting)
+            held = held or self._store.find(digest)
+        return held
+
+    def _compile(self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None) -> None:
+        bounds = Bounds(memory=self._bounds.memory, seconds=self._bounds.seconds)
+        with self._store.new_file(digest) as target:
+            try:
+                answer = self._run(lambda: compiling.compile_to(source, target), bounds, waiting)
+            except JobFailed as failure:
+                raise self._explain(failure) from None
+            compiled = compiling.read_answer(answer)
+            facts = Facts(
+                kind=compiled.kind,
+                memories=compiled.memories,
+                source=name,
+                source_size=len(source),
+                compile_seconds=compiled.seconds,
+            )
+            self._store.publish(digest, target, facts)
+
+    def _explain(self, failure: JobFailed) -> ResourceExhausted | ModuleError:
+        match failure.end:
+            case JobEnd.MEMORY:
+                bound = f"{format_size(self._bounds.memory)}; raise --compile-memory if you trust it"
+                return ResourceExhausted(f"compiling it needs more memory than its bound of {bound}")
+            case JobEnd.TIME:
+                bound = f"{self._bounds.seconds:g} s; raise --compile-timeout if you trust it"
+                return ResourceExhausted(f"compiling it takes longer than its bound of {bound}")
+        return ModuleError(f"compiling it failed: {failure}")
+
+    def _load_own(self, runtime: Runtime, name: str) -> wasmtime.Module:
+        source = own_source(name).encode()
+        digest = hashlib.sha256(source).hexdigest()
+        held = self._held(digest, source, f"{name}.wat")
+        try:
+            return runtime.load_module(held.path)
+        finally:
+            held.close()
+
+
+def store_key() -> str:
+    """The part of the store that holds what this engine, configuration and processor compiled."""
+    about = f"wasmtime {VERSION} {CONFIGURATION} {platform.machine()} {_cpu_features()}"
+    return f"wasmtime-{VERSION}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
+
+
+def _cpu_features() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        for line in file:
+            if line.startswith(("flags", "Features")):
+                return " ".join(sorted(line.partition(":")[2].split()))
+    return ""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SOURCE:
+                raise ModuleError(f"the file has {format_size(size)}; at most {format_size(MAX_SOURCE)} are read")
+            data = file.read(MAX_SOURCE)
+    except FileNotFoundError:
+        raise ModuleError("no such file") from None
+    except IsADirectoryError:
+        raise ModuleError("this is a folder, not a WebAssembly module") from None
+    except OSError as error:
+        raise ModuleError(f"cannot be read: {error.strerror}") from None
+    if path.suffix == ".cwasm":
+        raise ModuleError("compiled code is only trusted from the module store; give the .wasm it was made from")
+    if not wasm.looks_like_text(data):
+        wasm.kind_of(data)
+    return data

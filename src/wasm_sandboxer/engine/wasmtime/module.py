@@ -1,0 +1,155 @@
+"""A core module (preview 1) as a Program: what it needs, how it is entered, running its guests."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import wasmtime
+
+from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.wasmtime import binding, traps, values, wasi
+from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
+from wasm_sandboxer.engine.wasmtime.control import CellControl
+from wasm_sandboxer.engine.wasmtime.instances import Import, Instances, instantiate
+from wasm_sandboxer.engine.wasmtime.limits import bound, check_memory
+from wasm_sandboxer.engine.wasmtime.missing import describe_missing
+from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
+from wasm_sandboxer.errors import ModuleError
+from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
+from wasm_sandboxer.linux import syscall
+
+COMMAND, REACTOR = "_start", "_initialize"
+
+
+class CoreProgram:
+    """See Program. Made by the engine from a compiled file; may be used by many threads at once."""
+
+    kind = Kind.MODULE
+
+    def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, memories: tuple[Memory, ...]) -> None:
+        self.digest = digest
+        self.memories = memories
+        self._runtime = runtime
+        self._module = module
+        self._imports = [Import(item.module.encode(), (item.name or "").encode()) for item in module.imports]
+        self._functions = {
+            item.name: item.type for item in module.exports if isinstance(item.type, wasmtime.FuncType)
+        }
+        self._missing = self._find_missing()
+
+    @functools.cached_property
+    def imports(self) -> tuple[ImportItem, ...]:
+        """See Program."""
+        return tuple(
+            ImportItem(module=item.module, name=item.name or "", type=_type_text(item.type))
+            for item in self._module.imports
+        )
+
+    @functools.cached_property
+    def exports(self) -> tuple[ExportItem, ...]:
+        """See Program."""
+        return tuple(ExportItem(name=item.name, type=_type_text(item.type)) for item in self._module.exports)
+
+    def check(self, guest: Guest) -> None:
+        """See Program."""
+        if self._missing:
+            raise ModuleError(self._missing)
+        check_memory(self.memories, guest.limits)
+        self._entry(guest)
+
+    def control(self, stdio: Stdio) -> CellControl:
+        """See Program."""
+        return CellControl(self._runtime, stdio)
+
+    def run(self, guest: Guest, stdio: Stdio, control: CellControl, ready: Callable[[], None]) -> Exit:
+        """See Program."""
+        name, arguments = self._entry(guest)
+        with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
+            context = store_context(store)
+            bound(store, guest.limits)
+            control.guard(store)
+            binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
+            try:
+                made = instantiate(self._runtime, context, self._module, self._imports, control, stdio)
+            except EngineError as error:
+                if error.exit_status is None and not (error.trap or control.stopped):
+                    raise ModuleError(f"its instance could not be made: {error.first_line}") from None
+                return traps.exit_of(error, stopped=control.stopped)
+            ready()
+            try:
+                self._enter(made, name, arguments, stdio.stdout)
+                end = Exit(code=0, reason=Reason.EXITED)
+            except EngineError as error:
+                if error.exit_status is not None:
+                    error.exit_status = made.exit_code()
+                end = traps.exit_of(error, stopped=control.stopped)
+            return dataclasses.replace(end, peak_memory=made.memory_size())
+
+    def _find_missing(self) -> str:
+        try:
+            self._runtime.linker.instantiate_pre(self._module)
+        except wasmtime.WasmtimeError as error:
+            return describe_missing(self._runtime, self.imports, str(error))
+        return ""
+
+    def _entry(self, guest: Guest) -> tuple[str, list[int | float]]:
+        if guest.function is not None and guest.function != COMMAND:
+            ty = self._functions.get(guest.function)
+            if ty is None:
+                raise ModuleError(f"it exports no function {guest.function!r}{self._what_it_exports()}")
+            return guest.function, values.parse_arguments(guest.function, ty, guest.argv[1:])
+        for name in (COMMAND, "", REACTOR):
+            if name in self._functions:
+                if list(self._functions[name].params):
+                    raise ModuleError(f"its {name} takes parameters, so it is no WASI command")
+                return name, []
+        raise ModuleError(f"it has no {COMMAND} to run{self._what_it_exports()}")
+
+    def _what_it_exports(self) -> str:
+        names = [name for name in self._functions if name != REACTOR]
+        if not names:
+            return "; it exports no function at all"
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        return f"; name one as MODULE#FUNCTION: {shown}"
+
+    def _enter(self, made: Instances, name: str, arguments: list[int | float], out: int | None) -> None:
+        """Call the guest's function, after `_initialize` in a reactor."""
+        if name != COMMAND and REACTOR in self._functions:
+            self._call(made, REACTOR, [], None)
+        if name != REACTOR:
+            self._call(made, name, arguments, out)
+
+    def _call(self, made: Instances, name: str, arguments: list[int | float], out: int | None) -> None:
+        ty = self._functions[name]
+        results = [str(result) for result in ty.results]
+        raw = [binding.value(str(kind), number) for kind, number in zip(ty.params, arguments, strict=True)]
+        given = (ffi.wasmtime_val_t * len(raw))(*raw)
+        returned = (ffi.wasmtime_val_t * len(results))()
+        function = made.export(name.encode()).of.func
+        binding.call(made.context, function, given, len(raw), returned, len(results))
+        lines = [f"{_result(kind, value)}\n" for kind, value in zip(results, returned, strict=True)]
+        if lines and out is not None:
+            with contextlib.suppress(OSError):  # nobody reads: the function's result is lost, its run is not
+                syscall.write_interruptible(out, "".join(lines).encode())
+
+
+def _result(kind: str, value: Any) -> str:
+    known = kind in {"i32", "i64", "f32", "f64"}
+    return values.format_result(kind, getattr(value.of, kind)) if known else f"({kind})"
+
+
+def _type_text(ty: Any) -> str:
+    match ty:
+        case wasmtime.FuncType():
+            return f"func {values.signature(ty)}"
+        case wasmtime.MemoryType():
+            top = "" if ty.limits.max is None else f", at most {ty.limits.max}"
+            return f"memory of {ty.limits.min} page{'' if ty.limits.min == 1 else 's'}{top}"
+        case wasmtime.TableType():
+            return f"table of {ty.limits.min} {ty.element}"
+        case wasmtime.GlobalType():
+            return f"{'mutable ' if ty.mutable else ''}global {ty.content}"
+    return type(ty).__name__.removesuffix("Type").lower()

@@ -1,0 +1,44 @@
+;; What a guest imports in place of the WASI functions that the shim implements: each calls through a table.
+;;
+;; The table breaks a circle. The guest needs these functions to be instantiated; the shim needs the guest's
+;; memory, which exists only once the guest does. So the guest gets these, and the shim fills the table
+;; afterwards. Until then (in the module's own start function) they answer ENOSYS.
+;;
+;; proc_exit stands here itself: the engine refuses codes from 126 on, so the code is kept in a global that the
+;; host reads, and the engine is told 0.
+(module $trampoline
+  (type $i (func (param i32) (result i32)))
+  (type $ii (func (param i32 i32) (result i32)))
+  (type $iiii (func (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $native_proc_exit (param i32)))
+  (table $shim (export "table") 7 7 funcref)
+  (global $code (export "exit_code") (mut i32) (i32.const 0))
+
+  (func (export "proc_exit") (param $status i32)
+    (global.set $code (local.get $status))
+    (call $native_proc_exit (i32.const 0)))
+
+  (func (export "poll_oneoff") (type $iiii)
+    (if (ref.is_null (table.get $shim (i32.const 0))) (then (return (i32.const 52))))
+    (call_indirect $shim (type $iiii)
+      (local.get 0) (local.get 1) (local.get 2) (local.get 3) (i32.const 0)))
+  (func (export "fd_read") (type $iiii)
+    (if (ref.is_null (table.get $shim (i32.const 1))) (then (return (i32.const 52))))
+    (call_indirect $shim (type $iiii)
+      (local.get 0) (local.get 1) (local.get 2) (local.get 3) (i32.const 1)))
+  (func (export "fd_write") (type $iiii)
+    (if (ref.is_null (table.get $shim (i32.const 2))) (then (return (i32.const 52))))
+    (call_indirect $shim (type $iiii)
+      (local.get 0) (local.get 1) (local.get 2) (local.get 3) (i32.const 2)))
+  (func (export "fd_fdstat_get") (type $ii)
+    (if (ref.is_null (table.get $shim (i32.const 3))) (then (return (i32.const 52))))
+    (call_indirect $shim (type $ii) (local.get 0) (local.get 1) (i32.const 3)))
+  (func (export "fd_close") (type $i)
+    (if (ref.is_null (table.get $shim (i32.const 4))) (then (return (i32.const 52))))
+    (call_indirect $shim (type $i) (local.get 0) (i32.const 4)))
+  (func (export "fd_renumber") (type $ii)
+    (if (ref.is_null (table.get $shim (i32.const 5))) (then (return (i32.const 52))))
+    (call_indirect $shim (type $ii) (local.get 0) (local.get 1) (i32.const 5)))
+  (func (export "random_get") (type $ii)
+    (if (ref.is_null (table.get $shim (i32.const 6))) (then (return (i32.const 52))))
+    (call_indirect $shim (type $ii) (local.get 0) (local.get 1) (i32.const 6))))

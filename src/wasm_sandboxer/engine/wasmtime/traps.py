@@ -1,0 +1,33 @@
+"""How a guest ended, from what the engine reports."""
+
+import re
+
+from wasm_sandboxer.engine.wasmtime.binding import EngineError
+from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Reason
+
+_CAUSE = re.compile(r"Caused by:\s*\n((?:\s+.*\n?)+)\s*$")
+_FRAME = re.compile(r"^\s*(\d+):\s+(?:0x([0-9a-f]+) - )?(\S.*)$", re.MULTILINE)
+_NUMBERED = re.compile(r"^\s*\d+:\s", re.MULTILINE)
+
+
+def exit_of(error: EngineError, *, stopped: bool) -> Exit:
+    """The guest's end: its own exit, the stop it was told, or a trap with its message and backtrace."""
+    if error.exit_status is not None:
+        return Exit(code=error.exit_status & 0xFFFFFFFF, reason=Reason.EXITED)
+    if stopped:
+        return Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED)
+    return Exit(code=TRAP_EXIT_CODE, reason=Reason.TRAPPED, message=trap_message(str(error)))
+
+
+def trap_message(report: str) -> str:
+    """The engine's report as one line of what happened and, below it, the Wasm backtrace."""
+    cause = _CAUSE.search(report)
+    trace = report[: cause.start()] if cause else report
+    lines = cause[1] if cause else report.split("\n", 1)[0]
+    what = "; ".join(_NUMBERED.sub("", line).strip() for line in lines.splitlines() if line.strip())
+    what = what.replace("wasm trap: ", "").replace("wasm `unreachable`", "`unreachable`")
+    frames = [
+        f"    {number}: {place}" + (f" at 0x{int(offset, 16):x}" if offset else "")
+        for number, offset, place in _FRAME.findall(trace)
+    ]
+    return "\n".join([f"trap: {what}", *(["wasm backtrace:", *frames] if frames else [])])

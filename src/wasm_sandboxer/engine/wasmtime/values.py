@@ -1,0 +1,67 @@
+"""Core values as text: arguments parsed to a function's parameter types, results printed."""
+
+import re
+import struct
+from typing import Any
+
+import wasmtime
+
+from wasm_sandboxer.errors import ModuleError
+
+_BITS = {"i32": 32, "i64": 64}
+_FLOAT = {"f32": "<f", "f64": "<d"}
+
+
+def signature(ty: wasmtime.FuncType) -> str:
+    """A function type for people: "(i32, i64) -> f64"."""
+    results = ", ".join(str(result) for result in ty.results)
+    arrow = f" -> ({results})" if len(ty.results) > 1 else f" -> {results}" if results else ""
+    return f"({', '.join(str(param) for param in ty.params)}){arrow}"
+
+
+def parse_arguments(function: str, ty: wasmtime.FuncType, arguments: tuple[str, ...]) -> list[int | float]:
+    """The arguments as the function's parameters; raises ModuleError that names the one that does not fit."""
+    params = [str(param) for param in ty.params]
+    if len(arguments) != len(params):
+        takes = f"{len(params)} argument{'' if len(params) == 1 else 's'}"
+        raise ModuleError(f"{function}{signature(ty)} takes {takes}, {len(arguments)} given")
+    return [
+        _parse(f"argument {index} of {function}", param, text)
+        for index, (param, text) in enumerate(zip(params, arguments, strict=True), 1)
+    ]
+
+
+def _parse(what: str, param: str, text: str) -> int | float:
+    if param in _BITS:
+        return _parse_integer(what, _BITS[param], text)
+    if param in _FLOAT:
+        try:
+            value = float(text)
+            struct.pack(_FLOAT[param], value)
+        except (ValueError, OverflowError):
+            raise ModuleError(f"{what} must be {param}, not {text!r}") from None
+        return value
+    raise ModuleError(f"{what} is of type {param}, which cannot be given as text")
+
+
+def _parse_integer(what: str, bits: int, text: str) -> int:
+    if not re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F_]+|[0-9][0-9_]*)", text):
+        raise ModuleError(f"{what} must be i{bits}, not {text!r}")
+    try:
+        value = int(text, 16 if "x" in text.lower() else 10)
+    except ValueError:
+        raise ModuleError(f"{what} must be i{bits}, not {text[:40]!r}") from None
+    if not -(1 << (bits - 1)) <= value < 1 << bits:
+        raise ModuleError(f"{what} must be i{bits}, and {text[:40]} does not fit into {bits} bits")
+    return value - (1 << bits) if value >= 1 << (bits - 1) else value
+
+
+def format_result(param: str, value: Any) -> str:
+    """A result for people: integers signed, floats in the fewest digits that give them back."""
+    if param != "f32":
+        return str(value)
+    for digits in range(1, 9):
+        short = f"{value:.{digits}g}"
+        if struct.pack("<f", float(short)) == struct.pack("<f", value):
+            return str(float(short))
+    return str(float(f"{value:.9g}"))

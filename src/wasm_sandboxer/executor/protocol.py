@@ -1,0 +1,36 @@
+"""What runs a guest: an Executor starts it, an Execution is the running guest. Loop thread only."""
+
+import asyncio
+from typing import Protocol
+
+from wasm_sandboxer.engine.protocol import Program
+from wasm_sandboxer.guest import Exit, Guest, Stdio
+
+
+class Execution(Protocol):
+    """A guest that runs or has run."""
+
+    pid: int  # of the thread or process, for people and for State
+    ended: asyncio.Future[Exit]  # never has an exception
+
+    def stop(self) -> None:
+        """End the guest now; idempotent. `ended` follows."""
+
+    def pause(self) -> None:
+        """Hold the guest; its CPU time stands still."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
+    def cpu_time(self) -> float:
+        """Seconds of CPU the guest has used so far."""
+
+
+class Executor(Protocol):
+    """Starts guests one way: on threads, in processes."""
+
+    async def start(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> Execution:
+        """Begin the guest; returns once its instance is made. `name` is for ps.
+
+        Raises ModuleError or another domain error if it cannot begin; nothing is left then.
+        """

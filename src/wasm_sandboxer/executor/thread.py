@@ -1,0 +1,169 @@
+"""Guests on threads of this process: one named OS thread each, from start to end.
+
+The thread runs Python before the guest's first instruction and after its last, never in between. It blocks
+every signal but its own faults and the one that wakes it from a system call.
+"""
+
+import _thread
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+
+from wasm_sandboxer.engine.protocol import Control, Program
+from wasm_sandboxer.errors import WasmSandboxerError
+from wasm_sandboxer.guest import TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
+from wasm_sandboxer.linux import syscall
+
+# Address space per thread: the engine's Wasm stack (512 KiB) and as much again for host calls, with room.
+STACK_SIZE = 2 << 20
+WAKE_SIGNAL = signal.SIGRTMIN + 5
+# Not blocked: faults, which the engine turns into traps, and SIGPIPE, which a command lets end it.
+_THREAD_DIRECTED = {
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGPIPE,
+}  # fmt: skip
+_FIRST_WAKE, _LONGEST_WAKE = 0.001, 0.1  # seconds between signals to a guest that has not ended yet
+_STUCK = 2.0  # seconds after which a stopped guest that still runs is reported
+_log = logging.getLogger(__name__)
+
+
+class ThreadExecutor:
+    """Starts guests on threads; see Executor. Made on the main thread, where signal handlers are set."""
+
+    def __init__(self) -> None:
+        threading.stack_size(STACK_SIZE)
+        # Without a handler the signal would end the process. Python installs it without SA_RESTART, so that a
+        # write it arrives in ends with EINTR.
+        signal.signal(WAKE_SIGNAL, lambda *_: None)
+
+    async def start(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> "ThreadExecution":
+        """See Executor."""
+        execution = ThreadExecution(program, guest, stdio, name)
+        await execution.begin()
+        return execution
+
+
+class ThreadExecution:
+    """A guest on a thread; see Execution."""
+
+    def __init__(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._program = program
+        self._guest = guest
+        self._stdio = stdio
+        self._name = name
+        self._control: Control = program.control(stdio)
+        self._began: asyncio.Future[None] = self._loop.create_future()
+        self._cpu_clock = 0
+        self._stopped_at = 0.0
+        self.pid = 0
+        self.ended: asyncio.Future[Exit] = self._loop.create_future()
+
+    async def begin(self) -> None:
+        """Start the thread and wait until the guest's instance is made; raises what kept it from that."""
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError as error:
+            self._control.close()
+            raise WasmSandboxerError(f"cannot start a thread for {self._name}: {error}") from None
+        await asyncio.shield(self._began)
+
+    def stop(self) -> None:
+        """See Execution."""
+        if self.ended.done() or self._stopped_at:
+            return
+        self._stopped_at = self._loop.time()
+        self._control.stop()
+        self._hurry()
+        self._wake(_FIRST_WAKE)
+
+    def pause(self) -> None:
+        """See Execution."""
+        self._control.pause()
+
+    def resume(self) -> None:
+        """See Execution."""
+        self._control.resume()
+
+    def cpu_time(self) -> float:
+        """See Execution."""
+        if self.ended.done():
+            return self.ended.result().cpu_time
+        with suppress(OSError):
+            return time.clock_gettime(self._cpu_clock) if self._cpu_clock else 0.0
+        return 0.0
+
+    # ---- on the guest's thread ----
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+            end = self._program.run(self._guest, self._stdio, self._control, self._ready)
+        except WasmSandboxerError as error:
+            self._tell_loop(self._failed, error)
+        except BaseException as error:  # noqa: BLE001  # the loop must hear of every end
+            _log.exception("guest %s: its thread failed", self._name)
+            self._tell_loop(self._failed, WasmSandboxerError(f"internal error: {error}"))
+        else:
+            if end.message:
+                self._report(end.message)
+            self._tell_loop(self._end, dataclasses.replace(end, cpu_time=time.thread_time()))
+
+    def _prepare(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - _THREAD_DIRECTED - {WAKE_SIGNAL})
+        syscall.set_thread_name(self._name)
+        self.pid = threading.get_native_id()
+        # CLOCK_THREAD_CPUTIME_ID of another thread of the process: see CPUCLOCK_* in linux/posix-timers.h.
+        self._cpu_clock = (~self.pid << 3) | 6
+
+    def _ready(self) -> None:
+        self._tell_loop(self._set_began)
+
+    def _report(self, message: str) -> None:
+        """Write why the guest ended to its stderr, as far as that takes it without help."""
+        if self._stdio.stderr is not None:
+            with suppress(OSError):
+                text = f"wasm-sandboxer: {self._guest.argv[0]}: {message}\n"
+                syscall.write_interruptible(self._stdio.stderr, text.encode(errors="replace"))
+
+    def _tell_loop(self, callback: object, *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._loop.call_soon_threadsafe(callback, *arguments)  # type: ignore[arg-type]
+
+    # ---- on the loop ----
+
+    def _set_began(self) -> None:
+        if not self._began.done():
+            self._began.set_result(None)
+
+    def _failed(self, error: WasmSandboxerError) -> None:
+        self._control.close()
+        if not self._began.done():
+            self._began.set_exception(error)
+        self.ended.set_result(Exit(code=TRAP_EXIT_CODE, reason=Reason.FAILED, message=str(error)))
+
+    def _end(self, end: Exit) -> None:
+        self._control.close()
+        self._set_began()
+        self.ended.set_result(end)
+
+    def _hurry(self) -> None:
+        """Let the thread end before others run: a guest that is being stopped has only that left to do."""
+        if self.pid:
+            with suppress(OSError):  # not privileged, or in a cgroup without real-time: it ends in its turn
+                os.sched_setscheduler(self.pid, os.SCHED_FIFO, os.sched_param(1))
+
+    def _wake(self, interval: float) -> None:
+        """Interrupt what the stopped guest waits in; again and again, since it may only be about to wait."""
+        if self.ended.done():
+            return
+        if self.pid:
+            syscall.signal_thread(self.pid, WAKE_SIGNAL)
+        if interval >= _LONGEST_WAKE and self._loop.time() - self._stopped_at > _STUCK:
+            _log.warning("guest %s was stopped and has not ended yet: it waits in native code", self._name)
+            self._stopped_at = float("inf")
+        self._loop.call_later(interval, self._wake, min(interval * 2, _LONGEST_WAKE))

@@ -1,0 +1,69 @@
+"""Sizes and durations as people write them; pure."""
+
+import math
+import re
+
+from wasm_sandboxer.errors import InvalidArgument
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_SIZE_UNITS = {
+    "": 1, "b": 1,
+    "k": 1 << 10, "kb": 10**3, "ki": 1 << 10, "kib": 1 << 10,
+    "m": 1 << 20, "mb": 10**6, "mi": 1 << 20, "mib": 1 << 20,
+    "g": 1 << 30, "gb": 10**9, "gi": 1 << 30, "gib": 1 << 30,
+    "t": 1 << 40, "tb": 10**12, "ti": 1 << 40, "tib": 1 << 40,
+}  # fmt: skip
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
+_DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_size(text: str) -> int:
+    """Bytes meant by "64MiB", "1g", "512k" or a plain number; a bare k, m, g or t is binary, as docker has it.
+
+    Raises InvalidArgument with the text and the form that is expected.
+    """
+    match = _SIZE.fullmatch(text)
+    unit = _SIZE_UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise InvalidArgument(f"{text!r} is not a size; write bytes or a unit, as in 512KiB, 64MiB, 1GiB")
+    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+
+
+def parse_duration(text: str) -> float:
+    """Seconds meant by "500ms", "1.5s", "2m", "1h30m" or a plain number of seconds.
+
+    Raises InvalidArgument with the text and the form that is expected.
+    """
+    stripped = text.strip()
+    if re.fullmatch(r"\d+(?:\.\d+)?", stripped):
+        return float(stripped)
+    parts = _DURATION_PART.findall(stripped)
+    if not parts or "".join(number + unit for number, unit in parts) != stripped:
+        raise InvalidArgument(f"{text!r} is not a duration; write seconds or a unit, as in 500ms, 10s, 1h30m")
+    return math.fsum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
+
+
+def format_size(count: int) -> str:
+    """A byte count for people: "0 B", "24.1 KiB", "64 MiB"."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+        value /= 1024
+    return f"{value:.1f}".removesuffix(".0") + " TiB"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people, to about three digits: "430 µs", "12.3 ms", "4.20 s", "3m 5s", "2h 10m"."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
+    shown = [f"{amount}{unit}" for amount, unit in parts if amount][:2]
+    return " ".join(shown)
