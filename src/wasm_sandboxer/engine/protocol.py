@@ -56,10 +56,24 @@ class Control(Protocol):
 class Program(Protocol):
     """A module that is compiled and can be run."""
 
-    kind: Kind
-    digest: str
-    imports: tuple[ImportItem, ...]
-    exports: tuple[ExportItem, ...]
+    @property
+    def kind(self) -> Kind:
+        """Module or component."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the source, in hexadecimal."""
+
+    @property
+    def imports(self) -> tuple[ImportItem, ...]:
+        """What it imports, in its order."""
+
+    @property
+    def exports(self) -> tuple[ExportItem, ...]:
+        """What it exports, in its order."""
+
+    def needs(self) -> list[str]:
+        """What it takes to run it, for people: engine, WASI, how it is entered, what is missing."""
 
     def check(self, guest: Guest) -> None:
         """Raise ModuleError if the guest could not start: a missing import or function, wrong arguments."""

@@ -1,31 +1,30 @@
 """The system calls that Python lacks, and the addresses of libc functions handed to the engine.
 
-The only place that declares C prototypes for libc. Every wrapper raises OSError with the kernel's errno.
-Any thread may call these; each acts on the calling thread unless it takes a pid or tid.
+The one handle on libc; mount.py and namespace.py declare their own prototypes. Every wrapper raises OSError
+with the kernel's errno. Any thread may call these; each acts on the calling thread unless it takes a pid or tid.
 """
 
 import ctypes
 import errno
 import os
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NAME = 15
 COMM_LENGTH = 15  # TASK_COMM_LEN without the final NUL
 
-_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-_libc.tgkill.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
-_libc.write.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
-_libc.write.restype = ctypes.c_ssize_t
-_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+libc.tgkill.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
+libc.write.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+libc.write.restype = ctypes.c_ssize_t
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 for _name in ("sem_init", "sem_post", "sem_trywait"):
-    getattr(_libc, _name).argtypes = [ctypes.c_void_p] + (
-        [ctypes.c_int, ctypes.c_uint] if _name == "sem_init" else []
-    )
+    getattr(libc, _name).argtypes = [ctypes.c_void_p] + ([ctypes.c_int, ctypes.c_uint] if _name == "sem_init" else [])
 
 
-def _check(result: int, call: str) -> int:
+def check(result: int, call: str) -> int:
+    """The result, or the OSError that a negative one stands for; `call` says what was tried."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{call}: {os.strerror(number)}")
@@ -34,24 +33,24 @@ def _check(result: int, call: str) -> int:
 
 def address_of(function: str) -> int:
     """The address of a libc function, for code that calls it without Python."""
-    return ctypes.cast(getattr(_libc, function), ctypes.c_void_p).value or 0
+    return ctypes.cast(getattr(libc, function), ctypes.c_void_p).value or 0
 
 
 def set_thread_name(name: str) -> None:
     """Name the calling thread for ps and top; cut to 15 bytes (PR_SET_NAME, prctl(2))."""
     buffer = ctypes.create_string_buffer(name.encode()[:COMM_LENGTH])
-    _check(_libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl")
+    check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl")
 
 
 def set_parent_death_signal(signal: int) -> None:
     """Have the kernel send this signal to the calling process when the thread that forked it ends (prctl(2))."""
-    _check(_libc.prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+    check(libc.prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
 
 
 def signal_thread(tid: int, signal: int) -> bool:
     """Send a signal to one thread of this process (tgkill(2)); False if it is gone."""
     try:
-        _check(_libc.tgkill(os.getpid(), tid, signal), "tgkill")
+        check(libc.tgkill(os.getpid(), tid, signal), "tgkill")
     except OSError as error:
         if error.errno == errno.ESRCH:
             return False
@@ -61,26 +60,26 @@ def signal_thread(tid: int, signal: int) -> bool:
 
 def write_interruptible(fd: int, data: bytes) -> int:
     """Write once, as write(2) does, ending with EINTR when a signal arrives; os.write would begin again."""
-    return _check(_libc.write(fd, data, len(data)), "write")
+    return check(libc.write(fd, data, len(data)), "write")
 
 
 def protect_execute(address: int, length: int) -> None:
     """Make a page-aligned range readable and executable and no longer writable (mprotect(2))."""
     read_execute = 0x1 | 0x4  # PROT_READ | PROT_EXEC
-    _check(_libc.mprotect(address, length, read_execute), "mprotect")
+    check(libc.mprotect(address, length, read_execute), "mprotect")
 
 
 def semaphore_init(address: int) -> None:
     """Make an unnamed semaphore with value 0 at this address, private to the process (sem_init(3))."""
-    _check(_libc.sem_init(address, 0, 0), "sem_init")
+    check(libc.sem_init(address, 0, 0), "sem_init")
 
 
 def semaphore_post(address: int) -> None:
     """Let one waiter pass (sem_post(3))."""
-    _check(_libc.sem_post(address), "sem_post")
+    check(libc.sem_post(address), "sem_post")
 
 
 def semaphore_drain(address: int) -> None:
     """Take back every post that nobody has used (sem_trywait(3))."""
-    while _libc.sem_trywait(address) == 0:
+    while libc.sem_trywait(address) == 0:
         pass

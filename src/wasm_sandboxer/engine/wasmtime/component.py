@@ -14,7 +14,7 @@ from typing import Any
 import wasmtime
 from wasmtime import component as api
 
-from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
 from wasm_sandboxer.engine.wasm import Memory
 from wasm_sandboxer.engine.wasmtime import binding, component_values, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
@@ -29,6 +29,8 @@ from wasm_sandboxer.linux import syscall
 _RUN = re.compile(r"wasi:cli/run@0\.2\.\d+")
 _OFFERED = re.compile(r"wasi:(cli|clocks|filesystem|io|random|sockets)/[a-z0-9-]+@0\.2\.\d+")
 _OFFERED_WITH_NETWORK = re.compile(r"wasi:http/(types|outgoing-handler)@0\.2\.\d+")
+
+_NEEDED = (api.ComponentInstanceType, api.FuncType)  # imports that must be given; types need not be
 
 
 class ComponentProgram:
@@ -64,11 +66,27 @@ class ComponentProgram:
             for inner, ty in component_values.members(item, self._runtime.engine)
         )
 
+    def needs(self) -> list[str]:
+        """See Program."""
+        packages = sorted({name.split("/")[0] for name in self._imports if name.startswith("wasi:")})
+        lines = [f"WASI preview 2 ({', '.join(packages)})" if packages else "no WASI"]
+        lines += [
+            f"missing import {name}: {hint(ImportItem(module=name, name='', type=''))}"
+            for name, item in self._imports.items()
+            if isinstance(item, _NEEDED) and not self._is_offered(name, Network.HOST)
+        ]
+        if any(name.startswith(("wasi:sockets/", "wasi:http/")) for name in self._imports):
+            lines.append("--network host, to reach anything with its sockets or requests")
+        if self._command is None:
+            lines.append(f"a function to call{self._what_it_exports()}")
+        else:
+            lines.append(f"nothing more: it is a command ({self._command})")
+        return lines
+
     def check(self, guest: Guest) -> None:
         """See Program."""
         for name, item in self._imports.items():
-            needs = isinstance(item, (api.ComponentInstanceType, api.FuncType))
-            if needs and not self._is_offered(name, guest.network):
+            if isinstance(item, _NEEDED) and not self._is_offered(name, guest.network):
                 raise ModuleError(f"missing import {name}: {hint(ImportItem(module=name, name='', type=''))}")
         check_memory(self.memories, guest.limits)
         if guest.function is not None:
@@ -80,8 +98,9 @@ class ComponentProgram:
         """See Program."""
         return CellControl(self._runtime, stdio)
 
-    def run(self, guest: Guest, stdio: Stdio, control: CellControl, ready: Callable[[], None]) -> Exit:
+    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """See Program."""
+        assert isinstance(control, CellControl)  # from control()
         with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
             bound(store, guest.limits)
             control.guard(store)

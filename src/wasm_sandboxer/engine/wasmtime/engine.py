@@ -46,6 +46,14 @@ class CompileBounds:
     seconds: float = 120
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A module that is in the store; `new` if it was compiled just now."""
+
+    digest: str
+    new: bool
+
+
 def run_here(job: Callable[[], bytes], bounds: Bounds, waiting: Callable[[float], None] | None) -> bytes:
     """A child of this very process, which must have one thread: for commands."""
     return run_job(job, bounds, waiting=waiting)
@@ -84,6 +92,19 @@ class WasmtimeEngine:
             raise type(error)(f"{path}: {error}") from None
         self._remember(program)
         return program
+
+    def compile(self, path: Path, *, waiting: Callable[[float], None] | None = None) -> "Stored":
+        """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
+        try:
+            source = _read(path)
+            digest = hashlib.sha256(source).hexdigest()
+            held = self._store.find(digest)
+            new = held is None
+            held = held or self._held(digest, source, path.name, waiting=waiting)
+            held.close()
+        except (ModuleError, ResourceExhausted) as error:
+            raise type(error)(f"{path}: {error}") from None
+        return Stored(digest=digest, new=new)
 
     def _remember(self, program: CoreProgram | ComponentProgram) -> None:
         with self._lock:

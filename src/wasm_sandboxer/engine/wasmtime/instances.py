@@ -56,13 +56,9 @@ class Instances:
         """The guest's export as an extern, or None."""
         return binding.instance_export(self.context, self.guest, name)
 
-    def exit_code(self) -> int:
-        """What the guest gave to proc_exit."""
-        item = binding.instance_export(self.context, self.trampoline, b"exit_code")
-        value = ffi.wasmtime_val_t()
-        ffi.wasmtime_global_get(self.context, ctypes.byref(item.of.global_), ctypes.byref(value))
-        code: int = value.of.i32 & 0xFFFFFFFF
-        return code
+    def exit_code(self) -> int | None:
+        """What the guest gave to proc_exit; None if it did not call it."""
+        return self._global(b"exit_code") & 0xFFFFFFFF if self._global(b"exited") else None
 
     def memory_size(self) -> int:
         """Bytes of the guest's memory: its peak too, since a linear memory never shrinks."""
@@ -71,6 +67,13 @@ class Instances:
             return 0
         size: int = ffi.wasmtime_memory_data_size(self.context, ctypes.byref(memory.of.memory))
         return size
+
+    def _global(self, name: bytes) -> int:
+        item = binding.instance_export(self.context, self.trampoline, name)
+        value = ffi.wasmtime_val_t()
+        ffi.wasmtime_global_get(self.context, ctypes.byref(item.of.global_), ctypes.byref(value))
+        number: int = value.of.i32
+        return number
 
 
 def instantiate(
@@ -85,8 +88,7 @@ def instantiate(
 
     Raises EngineError, also for what the module's start function does.
     """
-    exit_function = binding.externs([_wasi(runtime, context, b"proc_exit")])
-    made = Instances(context, binding.instantiate(context, runtime.trampoline.ptr(), exit_function, 1))
+    made = Instances(context, binding.instantiate(context, runtime.trampoline.ptr(), None, 0))
     externs = binding.externs(
         [
             binding.instance_export(context, made.trampoline, item.name)
@@ -98,8 +100,7 @@ def instantiate(
     try:
         made.guest = binding.instantiate(context, module.ptr(), externs, len(imports))
     except EngineError as error:
-        if error.exit_status is not None:
-            error.exit_status = made.exit_code()
+        error.exit_status = made.exit_code()
         raise
     memory = made.export(b"memory")
     if memory is not None and memory.kind == binding.MEMORY and any(item.is_shimmed for item in imports):

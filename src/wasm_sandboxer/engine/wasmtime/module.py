@@ -8,7 +8,7 @@ from typing import Any
 
 import wasmtime
 
-from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
 from wasm_sandboxer.engine.wasm import Memory
 from wasm_sandboxer.engine.wasmtime import binding, traps, values, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
@@ -53,6 +53,20 @@ class CoreProgram:
         """See Program."""
         return tuple(ExportItem(name=item.name, type=_type_text(item.type)) for item in self._module.exports)
 
+    def needs(self) -> list[str]:
+        """See Program."""
+        if self._missing:
+            return [self._missing]
+        lines = [f"WASI preview 1 ({len(self._imports)} functions)" if self._imports else "no WASI"]
+        entry = next((name for name in (COMMAND, "", REACTOR) if name in self._functions), None)
+        match entry:
+            case None | "_initialize":
+                what = "a reactor" if entry else "a library"
+                lines.append(f"a function to call: it is {what}{self._what_it_exports()}")
+            case _:
+                lines.append(f"nothing more: it is a command ({entry or 'its unnamed export'})")
+        return lines
+
     def check(self, guest: Guest) -> None:
         """See Program."""
         if self._missing:
@@ -64,8 +78,9 @@ class CoreProgram:
         """See Program."""
         return CellControl(self._runtime, stdio)
 
-    def run(self, guest: Guest, stdio: Stdio, control: CellControl, ready: Callable[[], None]) -> Exit:
+    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """See Program."""
+        assert isinstance(control, CellControl)  # from control()
         name, arguments = self._entry(guest)
         with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
             context = store_context(store)
@@ -83,8 +98,7 @@ class CoreProgram:
                 self._enter(made, name, arguments, stdio.stdout)
                 end = Exit(code=0, reason=Reason.EXITED)
             except EngineError as error:
-                if error.exit_status is not None:
-                    error.exit_status = made.exit_code()
+                error.exit_status = made.exit_code()
                 end = traps.exit_of(error, stopped=control.stopped)
             return dataclasses.replace(end, peak_memory=made.memory_size())
 

@@ -13,7 +13,7 @@ _NUMBERED = re.compile(r"^\s*\d+:\s", re.MULTILINE)
 def exit_of(error: EngineError, *, stopped: bool) -> Exit:
     """The guest's end: its own exit, the stop it was told, or a trap with its message and backtrace."""
     if error.exit_status is not None:
-        return Exit(code=error.exit_status & 0xFFFFFFFF, reason=Reason.EXITED)
+        return Exit(code=error.exit_status, reason=Reason.EXITED)
     if stopped:
         return Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED)
     return Exit(code=TRAP_EXIT_CODE, reason=Reason.TRAPPED, message=trap_message(str(error)))

@@ -1,0 +1,65 @@
+"""Option types that several verbs share, and the options of the module store and its compiler."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from wasm_sandboxer.errors import InvalidArgument
+from wasm_sandboxer.units import parse_duration, parse_size
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Parsed(click.ParamType[Any]):
+    """A value that one of our parsers understands."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except InvalidArgument as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = _Parsed("size", parse_size)
+DURATION = _Parsed("duration", parse_duration)
+
+
+def default_root() -> Path:
+    """/var/lib/wasm-sandboxer for root, a folder in the user's cache for others (XDG Base Directory)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/wasm-sandboxer")
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "wasm-sandboxer"
+
+
+def root_option(function: _F) -> _F:
+    """--root, which says where the module store is."""
+    return click.option(
+        "--root", type=click.Path(path_type=Path, file_okay=False), envvar="WASM_SANDBOXER_ROOT",
+        help="Where compiled modules are kept.  [default: /var/lib/wasm-sandboxer as root, else your cache]",
+    )(function)  # fmt: skip
+
+
+def store_options(function: _F) -> _F:
+    """--root and the bounds of the compiler, for verbs that load modules."""
+    options = (
+        root_option,
+        click.option("--compile-memory", type=SIZE, default="2GiB", show_default=True, metavar="SIZE",
+                     help="Memory that compiling a module may take."),
+        click.option("--compile-timeout", type=DURATION, default="120s", show_default=True, metavar="DURATION",
+                     help="Time that compiling a module may take."),
+        click.option("--store-size", type=SIZE, default="4GiB", show_default=True, metavar="SIZE",
+                     help="Compiled modules beyond this are removed, least recently used first."),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function

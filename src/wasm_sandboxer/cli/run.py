@@ -1,0 +1,229 @@
+"""`wasm-sandboxer run`: one module, here and now, with what the caller gives it and nothing else.
+
+The process is the sandbox of its one guest: it ends with it, by os._exit, so that a component that waits in
+native code keeps nobody waiting.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from wasm_sandboxer.cli import BAD_INPUT, complain
+from wasm_sandboxer.cli.engine import open_engine, progress
+from wasm_sandboxer.cli.grants import environment, preopens
+from wasm_sandboxer.cli.params import DURATION, SIZE, store_options
+from wasm_sandboxer.errors import InvalidArgument, WasmSandboxerError
+
+if TYPE_CHECKING:
+    from wasm_sandboxer.engine.protocol import Program
+    from wasm_sandboxer.guest import Exit, Guest, Stdio
+
+TIMED_OUT = 124  # as timeout(1) has it
+_GRACE = 0.03  # seconds a stopped guest has to end by itself before the process ends around it
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.argument("module", metavar="MODULE[#FUNCTION]")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
+@click.option("--env", "-e", "env", multiple=True, metavar="K=V", help="Set a variable; K alone takes yours.")
+@click.option(
+    "--env-file",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Set variables from a file of K=V lines.",
+)
+@click.option(
+    "--dir",
+    "dirs",
+    multiple=True,
+    metavar="HOST[:GUEST[:ro]]",
+    help="Give a folder or a file; the guest sees it at GUEST (default: HOST).",
+)
+@click.option("--cwd", metavar="PATH", help="The guest's working directory, inside what --dir gives.")
+@click.option("--memory", type=SIZE, metavar="SIZE", help="Bound on linear memory: 64MiB, 1GiB.  [default: 4GiB]")
+@click.option("--timeout", type=DURATION, metavar="DURATION", help="Stop the guest after this time, with code 124.")
+@click.option(
+    "--network",
+    type=click.Choice(["none", "host"]),
+    default="none",
+    show_default=True,
+    help="What a component's sockets, name look-ups and HTTP requests reach.",
+)
+@click.option(
+    "--engine",
+    "engine_name",
+    type=click.Choice(["auto", "wasmtime", "wasmedge"]),
+    default="auto",
+    show_default=True,
+    help="What runs it.",
+)
+@click.option("--stdin/--no-stdin", "stdin", default=True, show_default=True, help="Give the guest your stdin.")
+@click.option("--name", metavar="NAME", help="The guest's name in messages, ps and top.  [default: the module's]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result on stderr as a line of JSON.")
+@store_options
+def run(**options: Any) -> NoReturn:
+    r"""Run MODULE: a WASI command or reactor, a component with wasi:cli/run, or their text form.
+
+    Without #FUNCTION the module's own entry point runs; with it that export is called, the ARGs are its
+    parameters and its results are printed. The guest gets no variable, folder or network that is not given.
+
+    \b
+    Exit codes: the guest's own; 134 it trapped; 124 --timeout; 130 Ctrl-C; 143 SIGTERM;
+    2 the module or an option cannot be used.
+    """  # fmt: skip
+    try:
+        with ExitStack() as undo:
+            code = _run(options, undo)
+    except WasmSandboxerError as error:
+        code = _complain(str(error), options)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    _leave(code)
+
+
+def _run(options: dict[str, Any], undo: ExitStack) -> int:
+    path, _, function = options["module"].partition("#")
+    if options["engine_name"] == "wasmedge":
+        raise InvalidArgument("--engine wasmedge is not built in yet; wasmtime runs everything for now")
+    engine = open_engine(*(options[name] for name in ("root", "compile_memory", "compile_timeout", "store_size")))
+    env = environment(options["env_file"], options["env"])
+    with progress(f"compiling {Path(path).name}") as waiting:
+        program = engine.load(Path(path), waiting=waiting)
+    guest = _guest(options, Path(path), function or None, env, undo)
+    try:
+        program.check(guest)
+    except WasmSandboxerError as error:
+        raise type(error)(f"{path}: {error}") from None
+    return _execute(program, guest, options)
+
+
+def _guest(
+    options: dict[str, Any], path: Path, function: str | None, env: dict[str, str], undo: ExitStack
+) -> "Guest":
+    from wasm_sandboxer.guest import Guest, Limits, Network  # noqa: PLC0415  # start-up time
+
+    given = preopens(options["dirs"], options["cwd"], undo)
+    if options["cwd"] is not None:
+        env.setdefault("PWD", options["cwd"])
+    return Guest(
+        module=path,
+        argv=(options["name"] or path.name, *options["arguments"]),
+        function=function,
+        env=tuple(env.items()),
+        preopens=given,
+        limits=Limits(memory=options["memory"]),
+        network=Network(options["network"]),
+    )
+
+
+def _execute(program: "Program", guest: "Guest", options: dict[str, Any]) -> int:
+    import asyncio  # noqa: PLC0415  # start-up time
+
+    # A reader that leaves (`| head`) ends this process as it ends others.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    begun = time.monotonic()
+    end, cause = asyncio.run(_supervise(program, guest, _stdio(with_stdin=options["stdin"]), options["timeout"]))
+    if cause == TIMED_OUT:
+        complain(f"{guest.argv[0]} was stopped after {options['timeout']:g} s, its time limit (--timeout)")
+    code = cause or (end.code if end is not None else 1)
+    if options["as_json"]:
+        _print_json(end, code, guest, time.monotonic() - begun)
+    return code
+
+
+async def _supervise(
+    program: "Program", guest: "Guest", stdio: "Stdio", time_limit: float | None
+) -> "tuple[Exit | None, int]":
+    """Run the guest to its end; what ended it from outside is the second value, 0 for nothing."""
+    import asyncio  # noqa: PLC0415
+
+    from wasm_sandboxer.core.container import Container  # noqa: PLC0415
+    from wasm_sandboxer.executor.thread import ThreadExecutor  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+    container = Container(guest.argv[0], program, guest, stdio, ThreadExecutor())
+    interrupted: asyncio.Future[Any] = loop.create_future()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, _interrupt, interrupted, 128 + number)
+    if time_limit is not None:
+        loop.call_later(time_limit, _interrupt, interrupted, TIMED_OUT)
+    starting: asyncio.Future[Any] = asyncio.ensure_future(container.start())
+    await asyncio.wait({starting, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        await asyncio.wait({container.exit, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    if not container.exit.done():
+        stopping = asyncio.ensure_future(container.kill(signal.SIGKILL))
+        await asyncio.wait({container.exit}, timeout=_GRACE)
+        stopping.cancel()
+    return (
+        container.exit.result() if container.exit.done() else None,
+        interrupted.result() if interrupted.done() else 0,
+    )
+
+
+def _interrupt(interrupted: Any, code: int) -> None:
+    if not interrupted.done():
+        interrupted.set_result(code)
+
+
+def _stdio(*, with_stdin: bool) -> "Stdio":
+    from wasm_sandboxer.guest import Stdio  # noqa: PLC0415
+
+    stdin, stdout, stderr = (fd if _is_open(fd) else None for fd in (0, 1, 2))
+    stdin = stdin if with_stdin else None
+    terminals = frozenset(fd for fd in (stdin, stdout, stderr) if fd is not None and os.isatty(fd))
+    return Stdio(stdin=stdin, stdout=stdout, stderr=stderr, terminals=terminals)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _print_json(end: "Exit | None", code: int, guest: "Guest", wall: float) -> None:
+    from wasm_sandboxer.guest import Reason  # noqa: PLC0415
+
+    result = {
+        "name": guest.argv[0],
+        "module": str(guest.module),
+        "exit_code": code,
+        "reason": "timeout"
+        if code == TIMED_OUT and end is not None and end.reason is Reason.STOPPED
+        else _reason(end),
+        "message": end.message if end is not None else "",
+        "wall_seconds": round(wall, 6),
+        "cpu_seconds": round(end.cpu_time, 6) if end is not None else 0,
+        "peak_memory": end.peak_memory if end is not None else 0,
+    }
+    click.echo(json.dumps(result), err=True)
+
+
+def _reason(end: "Exit | None") -> str:
+    return end.reason if end is not None else "stopped"
+
+
+def _complain(message: str, options: dict[str, Any]) -> int:
+    if options["as_json"]:
+        about = {"module": options["module"], "exit_code": BAD_INPUT, "reason": "invalid", "message": message}
+        click.echo(json.dumps(about), err=True)
+        return BAD_INPUT
+    return complain(message)
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code & 0xFF)

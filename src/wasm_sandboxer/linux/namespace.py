@@ -1,0 +1,41 @@
+"""Namespaces of this process; see namespaces(7) and user_namespaces(7)."""
+
+import ctypes
+import os
+from pathlib import Path
+
+from wasm_sandboxer.linux import mount
+from wasm_sandboxer.linux.syscall import check, libc
+
+CLONE_NEWNS = 0x00020000  # linux/sched.h
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+libc.unshare.argtypes = [ctypes.c_int]
+libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
+
+
+def unshare(flags: int) -> None:
+    """Give the calling process namespaces of its own (unshare(2)); raises OSError."""
+    check(libc.unshare(flags), "unshare")
+
+
+def set_namespace(fd: int, kind: int) -> None:
+    """Move the calling thread into a namespace (setns(2)); raises OSError."""
+    check(libc.setns(fd, kind), "setns")
+
+
+def private_mounts() -> None:
+    """Give this process a mount namespace of its own, with a user namespace if it is not privileged.
+
+    Only for a process with one thread, early. The user keeps their ids. Raises OSError where the host forbids it.
+    """
+    if os.geteuid() == 0:
+        unshare(CLONE_NEWNS)
+    else:
+        uid, gid = os.geteuid(), os.getegid()
+        unshare(CLONE_NEWUSER | CLONE_NEWNS)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    mount.mount("none", "/", flags=mount.MS_REC | mount.MS_PRIVATE)

@@ -1,0 +1,1 @@
+"""containerd's services over gRPC and ttrpc: messages to the domain and back."""

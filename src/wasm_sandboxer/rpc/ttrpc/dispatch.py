@@ -1,0 +1,199 @@
+"""The calls of one connection: finds their handlers, runs them, times them, answers once.
+
+Everything happens in the event loop's thread. Knows requests and answers, and nothing of sockets: what it
+sends goes to a function it is given.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError, Message
+
+from wasm_sandboxer.api.ttrpc_pb2 import Request
+from wasm_sandboxer.rpc.ttrpc.answers import failure, success
+from wasm_sandboxer.rpc.ttrpc.call import Call, Limits, Method, Observe, Services, Translate
+from wasm_sandboxer.rpc.ttrpc.frames import STREAMING
+from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
+
+__all__ = ["Dispatcher", "Offer"]
+
+_log = logging.getLogger(__name__)
+
+
+class Offer(Protocol):
+    """What a server offers on each of its connections."""
+
+    services: Services
+    limits: Limits
+    observe: Observe
+    translate: Translate
+    stopping: bool
+
+
+class _Running(Call):
+    """A call with what the dispatcher keeps of it."""
+
+    __slots__ = ("answered", "started", "stream", "task", "timer")
+
+    def __init__(self, stream: int, started: float, request: Request) -> None:
+        metadata: dict[str, str] = {}
+        for entry in request.metadata:
+            metadata.setdefault(entry.key.lower(), entry.value)
+        super().__init__(request.service, request.method, metadata)
+        self.stream = stream
+        self.started = started
+        self.answered = False
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Dispatcher:
+    """Runs requests and sends their answers' frames through `send`."""
+
+    __slots__ = ("_loop", "_offer", "_running", "_send")
+
+    def __init__(self, offer: Offer, send: Callable[[bytes], None]) -> None:
+        self._offer = offer
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[int, _Running] = {}  # by stream: those whose handler is a task that has not ended
+
+    def is_running(self, stream: int) -> bool:
+        """Whether a handler is at work for this stream."""
+        return stream in self._running
+
+    def tasks(self) -> "list[asyncio.Task[None]]":
+        """The handlers at work."""
+        return [call.task for call in self._running.values() if call.task]
+
+    def cancel(self, error: RpcError) -> None:
+        """End every call in progress with this error."""
+        for call in list(self._running.values()):
+            self._end(call, error)
+
+    def open(self, stream: int, flags: int, request: Request) -> None:
+        """Begin a call on a new stream, and end it too if its handler answers at once."""
+        call = _Running(stream, self._loop.time(), request)
+        try:
+            self._start(call, self._method(call, flags), request)
+        except RpcError as error:
+            self._fail(call, error)
+
+    def _method(self, call: Call, flags: int) -> Method:
+        """The method called; RpcError if it cannot be called, or not now."""
+        methods = self._offer.services.get(call.service)
+        if methods is None:
+            raise RpcError(StatusCode.UNIMPLEMENTED, f"service {call.service}")
+        method = methods.get(call.method)
+        if method is None:
+            raise RpcError(StatusCode.UNIMPLEMENTED, f"method {call.method} of service {call.service}")
+        if flags & STREAMING:
+            text = f"streaming: {call.service}/{call.method} takes one request and gives one response"
+            raise RpcError(StatusCode.UNIMPLEMENTED, text)
+        if self._offer.stopping:
+            raise RpcError(StatusCode.UNAVAILABLE, "the server is stopping")
+        if len(self._running) >= self._offer.limits.calls:
+            text = f"{len(self._running)} calls are in progress on this connection"
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
+        return method
+
+    def _start(self, call: _Running, method: Method, request: Request) -> None:
+        """Run the handler. What it cannot answer at once goes on as a task."""
+        if request.timeout_nano:
+            call.timeout = request.timeout_nano / 1e9
+            call.deadline = call.started + call.timeout
+            if call.timeout < 0:
+                raise RpcError(StatusCode.DEADLINE_EXCEEDED, "the time was up before the call came")
+        try:
+            call.request = method.request.FromString(request.payload)
+        except DecodeError:
+            text = f"the payload is not a {method.request.DESCRIPTOR.full_name}"
+            raise RpcError(StatusCode.INVALID_ARGUMENT, text) from None
+        try:
+            response = method.handler(call.request, call)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever it raises is the answer
+            self._fail(call, self._translated(call, error))
+            return
+        if isinstance(response, Message):
+            self._succeed(call, method, response)
+        else:
+            self._spawn(call, self._run(call, method, response))
+
+    def _spawn(self, call: _Running, work: Coroutine[Any, Any, None]) -> None:
+        task = _begin(work, self._loop)
+        if task.done():
+            return
+        call.task = task
+        self._running[call.stream] = call
+        if call.deadline is not None:
+            call.timer = self._loop.call_at(call.deadline, self._expire, call)
+
+    async def _run(self, call: _Running, method: Method, response: Awaitable[Message]) -> None:
+        try:
+            self._succeed(call, method, await response)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever it raises is the answer
+            self._fail(call, self._translated(call, error))
+        finally:
+            self._running.pop(call.stream, None)
+            if call.timer:
+                call.timer.cancel()
+
+    def _expire(self, call: _Running) -> None:
+        self._end(call, RpcError(StatusCode.DEADLINE_EXCEEDED, f"not done within {call.timeout:g} s"))
+
+    def _end(self, call: _Running, error: RpcError) -> None:
+        """Answer in the handler's place, and cancel it: once, so that nothing disturbs its cleaning up."""
+        if call.answered:
+            return
+        self._fail(call, error)
+        if call.task:
+            # Not at once: a task that has not had its first turn would throw the handler's coroutine away
+            # unawaited. Its turn is queued, so it comes before this.
+            self._loop.call_soon(call.task.cancel)
+
+    def _translated(self, call: Call, error: Exception | asyncio.CancelledError) -> RpcError:
+        if isinstance(error, RpcError):
+            return error
+        if isinstance(error, asyncio.CancelledError):
+            # By us, and then the call has been answered; or from within, and then this is the answer.
+            return RpcError(StatusCode.CANCELLED, "the call was cancelled")
+        try:
+            known = self._offer.translate(error)
+        except Exception:  # noqa: BLE001  # the client must get an answer even so
+            _log.exception("ttrpc: an error could not be translated")
+            known = None
+        if known is not None:
+            return known
+        _log.error("ttrpc: %s/%s failed", call.service, call.method, exc_info=error)
+        return RpcError(StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+    def _succeed(self, call: _Running, method: Method, response: Message) -> None:
+        if not isinstance(response, method.response):
+            text = f"{call.service}/{call.method} gave a {type(response).__name__}"
+            _log.error("ttrpc: %s, not a %s", text, method.response.__name__)
+            raise RpcError(StatusCode.INTERNAL, text)
+        self._finish(call, None, success(call.stream, response))
+
+    def _fail(self, call: _Running, error: RpcError) -> None:
+        self._finish(call, error, failure(call.stream, error))
+
+    def _finish(self, call: _Running, error: RpcError | None, answer: bytes) -> None:
+        """Answer, once; whoever comes later finds it done."""
+        if call.answered:
+            return
+        call.answered = True
+        self._send(answer)
+        try:
+            self._offer.observe(call, error, self._loop.time() - call.started)
+        except Exception:  # noqa: BLE001  # an observer must not change what it observes
+            _log.exception("ttrpc: the observer failed")
+
+
+def _begin(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
+    """A task; where Python can (3.12), it has run up to its first wait, and may be done already."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, eager_start=True)
+    return loop.create_task(work)
