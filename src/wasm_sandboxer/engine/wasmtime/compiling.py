@@ -1,7 +1,4 @@
-"""Compiling a module with wasmtime: what runs in the bounded child, and how its answer reads.
-
-The child is given the source's bytes (mapped copy-on-write from its parent) and a descriptor for the result.
-"""
+"""Compiling a module with wasmtime: the job that runs in a bounded child, and how its answer reads."""
 
 import json
 import os
@@ -16,6 +13,7 @@ from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Memory
 from wasm_sandboxer.engine.wasmtime.runtime import configuration
 from wasm_sandboxer.errors import ModuleError
+from wasm_sandboxer.forking.jobs import Jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +25,13 @@ class Compiled:
     seconds: float
 
 
-def compile_to(source: bytes, target: int) -> bytes:
-    """Compile into the descriptor and answer with JSON for `read_answer`; in the child."""
+def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
+    """Compile what the first descriptor holds into the second; answers with JSON for `read_answer`."""
+    source_fd, target = fds
     begun = time.perf_counter()
+    with open(source_fd, "rb", closefd=False) as file:  # the descriptor is the caller's
+        file.seek(0)
+        source = file.read()
     try:
         binary = _translate(source) if wasm.looks_like_text(source) else source
         kind = wasm.kind_of(binary)
@@ -53,7 +55,7 @@ def compile_to(source: bytes, target: int) -> bytes:
 
 
 def read_answer(answer: bytes) -> Compiled:
-    """What compile_to answered; raises ModuleError with the reason why the module cannot be compiled."""
+    """What the job answered; raises ModuleError with the reason why the module cannot be compiled."""
     found = json.loads(answer)
     if "refused" in found:
         raise ModuleError(found["refused"])
@@ -77,3 +79,7 @@ def _one_line(report: str) -> str:
     lines = [line.strip() for line in report.splitlines()]
     wanted = [line for line in lines if line and line != "Caused by:"]
     return ": ".join(line.split(": ", 1)[1] if line[0].isdigit() and ": " in line else line for line in wanted)
+
+
+JOB = "compile"
+JOBS: Jobs = {JOB: _compile}

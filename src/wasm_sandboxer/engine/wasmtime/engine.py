@@ -12,7 +12,8 @@ import platform
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +28,13 @@ from wasm_sandboxer.engine.wasmtime.component import ComponentProgram
 from wasm_sandboxer.engine.wasmtime.module import CoreProgram
 from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_source
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
-from wasm_sandboxer.forking.job import Bounds, JobEnd, JobFailed, run_job
+from wasm_sandboxer.forking.job import LocalRunner
+from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed, Runner
 from wasm_sandboxer.units import format_size
 
 MAX_SOURCE = 512 << 20
 _KEPT_PROGRAMS = 32
 _log = logging.getLogger(__name__)
-
-# Runs a job in a bounded child; `waiting` is told how long it has taken so far.
-RunJob = Callable[[Callable[[], bytes], Bounds, Callable[[float], None] | None], bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +53,15 @@ class Stored:
     new: bool
 
 
-def run_here(job: Callable[[], bytes], bounds: Bounds, waiting: Callable[[float], None] | None) -> bytes:
-    """A child of this very process, which must have one thread: for commands."""
-    return run_job(job, bounds, waiting=waiting)
-
-
 class WasmtimeEngine:
     """See Engine. Any thread may load; one compilation per content at a time, across processes too."""
 
-    def __init__(self, store: ModuleStore, *, bounds: CompileBounds | None = None, run: RunJob = run_here) -> None:
+    def __init__(
+        self, store: ModuleStore, *, bounds: CompileBounds | None = None, runner: Runner | None = None
+    ) -> None:
         self._store = store
         self._bounds = bounds or CompileBounds()
-        self._run = run
+        self._runner: Runner = runner or LocalRunner(compiling.JOBS)
         self._lock = threading.Lock()
         self._compiling: dict[str, threading.Lock] = {}
         self._programs: weakref.WeakValueDictionary[str, CoreProgram | ComponentProgram] = (
@@ -160,9 +156,9 @@ class WasmtimeEngine:
 
     def _compile(self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None) -> None:
         bounds = Bounds(memory=self._bounds.memory, seconds=self._bounds.seconds)
-        with self._store.new_file(digest) as target:
+        with _in_memory(source) as file, self._store.new_file(digest) as target:
             try:
-                answer = self._run(lambda: compiling.compile_to(source, target), bounds, waiting)
+                answer = self._runner.run(compiling.JOB, b"", (file, target), bounds, waiting)
             except JobFailed as failure:
                 raise self._explain(failure) from None
             compiled = compiling.read_answer(answer)
@@ -199,6 +195,18 @@ def store_key() -> str:
     """The part of the store that holds what this engine, configuration and processor compiled."""
     about = f"wasmtime {VERSION} {CONFIGURATION} {platform.machine()} {_cpu_features()}"
     return f"wasmtime-{VERSION}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
+
+
+@contextmanager
+def _in_memory(source: bytes) -> Iterator[int]:
+    """A descriptor that another process can read the source from."""
+    fd = os.memfd_create("module", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:  # closed below
+            file.write(source)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _cpu_features() -> str:

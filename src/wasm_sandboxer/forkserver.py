@@ -1,0 +1,19 @@
+"""`python -m wasm_sandboxer.forkserver FD`: the process that forks children for the daemon.
+
+Knows which jobs there are, and loads what they need once, so that every child has it already.
+"""
+
+import socket
+import sys
+
+from wasm_sandboxer.engine.wasmtime.compiling import JOBS
+from wasm_sandboxer.forking.server import serve
+
+
+def main() -> None:
+    """Serve the control socket whose descriptor is the first argument."""
+    serve(socket.socket(fileno=int(sys.argv[1])), JOBS)
+
+
+if __name__ == "__main__":
+    main()
