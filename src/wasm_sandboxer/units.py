@@ -5,7 +5,8 @@ import re
 
 from wasm_sandboxer.errors import InvalidArgument
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
+_LARGEST = (1 << 63) - 1  # what the kernel and the engine take
 _SIZE_UNITS = {
     "": 1, "b": 1,
     "k": 1 << 10, "kb": 10**3, "ki": 1 << 10, "kib": 1 << 10,
@@ -13,7 +14,7 @@ _SIZE_UNITS = {
     "g": 1 << 30, "gb": 10**9, "gi": 1 << 30, "gib": 1 << 30,
     "t": 1 << 40, "tb": 10**12, "ti": 1 << 40, "tib": 1 << 40,
 }  # fmt: skip
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -25,8 +26,12 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     unit = _SIZE_UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise InvalidArgument(f"{text!r} is not a size; write bytes or a unit, as in 512KiB, 64MiB, 1GiB")
-    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+        raise InvalidArgument(f"{text[:40]!r} is not a size; write bytes or a unit, as in 512KiB, 64MiB, 1GiB")
+    digits = match[1]
+    size = (float(digits) if "." in digits or len(digits) > 20 else int(digits)) * unit
+    if size > _LARGEST:
+        raise InvalidArgument(f"{text[:40]!r} is more than any machine has")
+    return int(size)
 
 
 def parse_duration(text: str) -> float:
@@ -35,12 +40,15 @@ def parse_duration(text: str) -> float:
     Raises InvalidArgument with the text and the form that is expected.
     """
     stripped = text.strip()
-    if re.fullmatch(r"\d+(?:\.\d+)?", stripped):
-        return float(stripped)
+    if stripped[-1:].isdigit():
+        stripped += "s"
     parts = _DURATION_PART.findall(stripped)
     if not parts or "".join(number + unit for number, unit in parts) != stripped:
-        raise InvalidArgument(f"{text!r} is not a duration; write seconds or a unit, as in 500ms, 10s, 1h30m")
-    return math.fsum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
+        raise InvalidArgument(f"{text[:40]!r} is not a duration; write seconds or a unit, as in 500ms, 10s, 1h30m")
+    seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
+    if not math.isfinite(seconds):
+        raise InvalidArgument(f"{text[:40]!r} is longer than anything lasts")
+    return seconds
 
 
 def format_size(count: int) -> str:

@@ -4,6 +4,7 @@ Only this package prints. Whatever is wrong with the input ends as one line on s
 """
 
 import importlib
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ _VERBS = {
     "inspect": "inspect:inspect",
     "compile": "compile:compile_modules",
     "modules": "modules:modules",
+    "serve": "serve:serve",
 }
 
 
@@ -58,7 +60,19 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The entry point."""
+    _fill_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text in any encoding
     sys.exit(_run_cli(sys.argv[1:]))
+
+
+def _fill_closed_streams() -> None:
+    """Open /dev/null for each of 0, 1, 2 that is closed: no file of ours may become a guest's stream."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
 def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way to end
@@ -66,6 +80,9 @@ def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way 
         result: Any = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.Abort:
         return 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return BAD_INPUT
     except click.ClickException as error:
         verb = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
         return complain(f"{error.format_message().rstrip('.')} (see {verb} --help)")
@@ -86,6 +103,13 @@ def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way 
 
 def complain(message: str) -> int:
     """Say in one line what is wrong; the exit code that goes with it."""
-    line = " ".join(message.split("\n"))
-    click.echo(f"{PROGRAM}: {line}", err=True)
+    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
     return BAD_INPUT
+
+
+def one_line(text: str) -> str:
+    """Text from anywhere as one line that a terminal only shows: names in a module may hold what commands it."""
+    return "".join(
+        letter if letter.isprintable() else " " if letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

@@ -178,18 +178,9 @@ def _interrupt(interrupted: Any, code: int) -> None:
 def _stdio(*, with_stdin: bool) -> "Stdio":
     from wasm_sandboxer.guest import Stdio  # noqa: PLC0415
 
-    stdin, stdout, stderr = (fd if _is_open(fd) else None for fd in (0, 1, 2))
-    stdin = stdin if with_stdin else None
-    terminals = frozenset(fd for fd in (stdin, stdout, stderr) if fd is not None and os.isatty(fd))
-    return Stdio(stdin=stdin, stdout=stdout, stderr=stderr, terminals=terminals)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+    stdin = 0 if with_stdin else None
+    terminals = frozenset(fd for fd in (stdin, 1, 2) if fd is not None and os.isatty(fd))
+    return Stdio(stdin=stdin, stdout=1, stderr=2, terminals=terminals)
 
 
 def _print_json(end: "Exit | None", code: int, guest: "Guest", wall: float) -> None:

@@ -7,6 +7,7 @@ that is set exactly once and never has an exception; any number may wait for it.
 import asyncio
 import dataclasses
 import signal
+from pathlib import Path
 
 from wasm_sandboxer.engine.protocol import Program
 from wasm_sandboxer.executor.protocol import Execution, Executor
@@ -28,6 +29,19 @@ class Container:
         self._execution: Execution | None = None
         self._signal = 0
         self._lock = asyncio.Lock()
+
+    @classmethod
+    def ended(cls, ident: str, end: Exit) -> "Container":
+        """A container that has ended already, with no program to run: one that another daemon left."""
+        container = cls.__new__(cls)
+        container.id = ident
+        container.guest = Guest(module=Path(), argv=("",))
+        container.state = State.STOPPED
+        container.exit = asyncio.get_running_loop().create_future()
+        container.exit.set_result(end)
+        container._execution = None  # noqa: SLF001  # its own
+        container._lock = asyncio.Lock()  # noqa: SLF001
+        return container
 
     @property
     def pid(self) -> int:
@@ -73,6 +87,12 @@ class Container:
     def cpu_time(self) -> float:
         """Seconds of CPU used so far."""
         return self._execution.cpu_time() if self._execution is not None else 0.0
+
+    def memory(self) -> int:
+        """Bytes of linear memory in use; its peak once the guest has ended."""
+        if self.exit.done():
+            return self.exit.result().peak_memory
+        return self._execution.memory() if self._execution is not None else 0
 
     def _stop(self, number: int) -> None:
         self._signal = self._signal or number

@@ -8,6 +8,7 @@ thread starts, usable from any thread while the guest runs, closed after it has 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from wasm_sandboxer.guest import Exit, Guest, Stdio
@@ -49,6 +50,9 @@ class Control(Protocol):
     def resume(self) -> None:
         """Let a paused guest go on."""
 
+    def memory(self) -> int:
+        """Bytes of linear memory the guest has now; 0 where that is not known."""
+
     def close(self) -> None:
         """Free what the control holds; only once the guest has ended."""
 
@@ -85,4 +89,14 @@ class Program(Protocol):
         """Run the guest to its end on the calling thread; `ready` is called once its instance is made.
 
         Raises ModuleError if the instance cannot be made. Never raises for what the guest does.
+        """
+
+
+class Engine(Protocol):
+    """Loads programs; any thread."""
+
+    def load(self, path: Path, *, name: str | None = None) -> Program:
+        """The module at this path, compiled if it never was; `name` is what messages call it.
+
+        Raises ModuleError with the reason why it cannot be.
         """

@@ -49,6 +49,7 @@ class Memory:
     maximum: int | None
     shared: bool
     is_64: bool
+    imported: bool = False
 
 
 def describe(data: bytes) -> str:
@@ -128,7 +129,7 @@ def _imported_memories(reader: "_Reader") -> Iterator[Memory]:
         reader.take(reader.number())
         kind = reader.byte()
         if kind == 2:
-            yield reader.memory()
+            yield reader.memory(imported=True)
         elif not reader.skip_import(kind):
             return  # a kind that a later proposal adds: the engine will say
 
@@ -166,13 +167,14 @@ class _Reader:
             if shift > 63:
                 raise IndexError
 
-    def memory(self) -> Memory:
+    def memory(self, *, imported: bool = False) -> Memory:
         flags = self.byte()
         minimum = self.number()
         maximum = self.number() if flags & 1 else None
         if flags & 8:  # custom page size: its exponent
             self.number()
-        return Memory(minimum=minimum, maximum=maximum, shared=bool(flags & 2), is_64=bool(flags & 4))
+        shared, is_64 = bool(flags & 2), bool(flags & 4)
+        return Memory(minimum=minimum, maximum=maximum, shared=shared, is_64=is_64, imported=imported)
 
     def skip_import(self, kind: int) -> bool:
         """Pass over an import's type; False if the kind is not known."""

@@ -25,6 +25,9 @@ class Execution(Protocol):
     def cpu_time(self) -> float:
         """Seconds of CPU the guest has used so far."""
 
+    def memory(self) -> int:
+        """Bytes of linear memory the guest has now, as far as that is known while it runs."""
+
 
 class Executor(Protocol):
     """Starts guests one way: on threads, in processes."""

@@ -34,7 +34,9 @@ _log = logging.getLogger(__name__)
 class ThreadExecutor:
     """Starts guests on threads; see Executor. Made on the main thread, where signal handlers are set."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, nice: int | None = None) -> None:
+        """`nice` is the guests' priority, None the caller's own."""
+        self._nice = nice
         threading.stack_size(STACK_SIZE)
         # Without a handler the signal would end the process. Python installs it without SA_RESTART, so that a
         # write it arrives in ends with EINTR.
@@ -42,7 +44,7 @@ class ThreadExecutor:
 
     async def start(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> "ThreadExecution":
         """See Executor."""
-        execution = ThreadExecution(program, guest, stdio, name)
+        execution = ThreadExecution(program, guest, stdio, name, self._nice)
         await execution.begin()
         return execution
 
@@ -50,12 +52,13 @@ class ThreadExecutor:
 class ThreadExecution:
     """A guest on a thread; see Execution."""
 
-    def __init__(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> None:
+    def __init__(self, program: Program, guest: Guest, stdio: Stdio, name: str, nice: int | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._program = program
         self._guest = guest
         self._stdio = stdio
         self._name = name
+        self._nice = nice
         self._control: Control = program.control(stdio)
         self._began: asyncio.Future[None] = self._loop.create_future()
         self._cpu_clock = 0
@@ -97,6 +100,10 @@ class ThreadExecution:
             return time.clock_gettime(self._cpu_clock) if self._cpu_clock else 0.0
         return 0.0
 
+    def memory(self) -> int:
+        """See Execution."""
+        return self._control.memory()
+
     # ---- on the guest's thread ----
 
     def _run(self) -> None:
@@ -117,6 +124,8 @@ class ThreadExecution:
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - _THREAD_DIRECTED - {WAKE_SIGNAL})
         syscall.set_thread_name(self._name)
         self.pid = threading.get_native_id()
+        if self._nice is not None:
+            os.setpriority(os.PRIO_PROCESS, self.pid, self._nice)
         # CLOCK_THREAD_CPUTIME_ID of another thread of the process: see CPUCLOCK_* in linux/posix-timers.h.
         self._cpu_clock = (~self.pid << 3) | 6
 

@@ -103,7 +103,7 @@ def _apply(bounds: Bounds) -> None:
     os.dup2(null, 2)
     sys.stderr = None  # nothing of Python's may write there either
     used = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
-    resource.setrlimit(resource.RLIMIT_AS, (used + bounds.memory,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (min(used + bounds.memory, sys.maxsize),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -38,7 +38,7 @@ def address_of(function: str) -> int:
 
 def set_thread_name(name: str) -> None:
     """Name the calling thread for ps and top; cut to 15 bytes (PR_SET_NAME, prctl(2))."""
-    buffer = ctypes.create_string_buffer(name.encode()[:COMM_LENGTH])
+    buffer = ctypes.create_string_buffer(name.encode(errors="replace")[:COMM_LENGTH])
     check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl")
 
 

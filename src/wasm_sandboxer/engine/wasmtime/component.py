@@ -102,7 +102,7 @@ class ComponentProgram:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
         with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
-            bound(store, guest.limits)
+            bound(store, self.memories, guest.limits)
             control.guard(store)
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest, stdio)))

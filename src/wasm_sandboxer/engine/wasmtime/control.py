@@ -74,6 +74,10 @@ class CellControl:
             if not self._closed:
                 self._release()
 
+    def memory(self) -> int:
+        """See Control. Unknown while the guest runs: the engine tells only the guest's own thread."""
+        return 0
+
     def close(self) -> None:
         """See Control."""
         with self._lock:

@@ -74,25 +74,29 @@ class WasmtimeEngine:
         """The engine proper, made at first use: a module that does not compile never needs it."""
         return Runtime(self._load_own)
 
-    def load(self, path: Path, *, waiting: Callable[[float], None] | None = None) -> CoreProgram | ComponentProgram:
-        """The module at this path, compiled now if it never was. Raises ModuleError that names the path."""
+    def load(
+        self, path: Path, *, name: str | None = None, waiting: Callable[[float], None] | None = None
+    ) -> CoreProgram | ComponentProgram:
+        """See Engine; `waiting` is told while it compiles how long that takes."""
+        name = name or str(path)
         try:
-            source = _read(path)
+            source = _read(path, name)
             digest = hashlib.sha256(source).hexdigest()
             with self._lock:
                 program = self._programs.get(digest)
             if program is None:
                 with self._one_at_a_time(digest):
-                    program = self._programs.get(digest) or self._make(digest, source, path.name, waiting)
+                    short = name.rpartition("/")[2]
+                    program = self._programs.get(digest) or self._make(digest, source, short, waiting)
         except (ModuleError, ResourceExhausted) as error:
-            raise type(error)(f"{path}: {error}") from None
+            raise type(error)(f"{name}: {error}") from None
         self._remember(program)
         return program
 
     def compile(self, path: Path, *, waiting: Callable[[float], None] | None = None) -> "Stored":
         """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
         try:
-            source = _read(path)
+            source = _read(path, str(path))
             digest = hashlib.sha256(source).hexdigest()
             held = self._store.find(digest)
             new = held is None
@@ -217,7 +221,7 @@ def _cpu_features() -> str:
     return ""
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, name: str) -> bytes:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -230,7 +234,7 @@ def _read(path: Path) -> bytes:
         raise ModuleError("this is a folder, not a WebAssembly module") from None
     except OSError as error:
         raise ModuleError(f"cannot be read: {error.strerror}") from None
-    if path.suffix == ".cwasm":
+    if name.endswith(".cwasm"):
         raise ModuleError("compiled code is only trusted from the module store; give the .wasm it was made from")
     if not wasm.looks_like_text(data):
         wasm.kind_of(data)

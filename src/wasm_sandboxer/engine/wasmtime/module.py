@@ -84,7 +84,7 @@ class CoreProgram:
         name, arguments = self._entry(guest)
         with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
             context = store_context(store)
-            bound(store, guest.limits)
+            bound(store, self.memories, guest.limits)
             control.guard(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
             try:

@@ -1,0 +1,1 @@
+"""From containerd's bundle to a guest: its root file system, its volumes, its module, its streams."""

@@ -1,0 +1,158 @@
+"""A process's standard streams as containerd names them: FIFOs, a terminal, log URIs, nothing.
+
+Opening happens in a worker thread and never waits for another side. The guest reads and writes the descriptors
+itself; the loop only moves a terminal's bytes. Writing ends are closed when the guest has ended, so that
+readers come to the end; the reading end that is held beside each output FIFO stays until the process is
+deleted, so that what it wrote survives a containerd that is away meanwhile.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from wasm_sandboxer.bundle.logger import LogProcess
+from wasm_sandboxer.bundle.terminal import Terminal
+from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument
+from wasm_sandboxer.guest import Stdio
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamNames:
+    """What containerd gave for a process's streams, to be given back exactly so."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+class Streams:
+    """The opened streams of one process. Made in a worker thread; the rest is for the loop's."""
+
+    def __init__(self, names: StreamNames, container: str, namespace: str) -> None:
+        """Open everything; raises InvalidArgument that names the stream. Nothing stays open then."""
+        self.names = names
+        self._container = container
+        self._namespace = namespace
+        self._writers = ExitStack()  # until the guest has ended
+        self._keepers = ExitStack()  # until the process is deleted
+        self._stdin_keeper = -1
+        self._terminal: Terminal | None = None
+        self._logger: LogProcess | None = None
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self.stdio = self._open_terminal() if names.terminal else self._open_pipes()
+            undo.pop_all()
+
+    def begin(self) -> None:
+        """Start moving a terminal's bytes; on the loop, before the guest starts."""
+        if self._terminal is not None:
+            self._terminal.begin()
+
+    def on_interrupt(self, callback: Callable[[int], None]) -> None:
+        """Have Ctrl-C and its like on the terminal call back with their signal."""
+        if self._terminal is not None:
+            self._terminal.on_signal = callback
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tell the terminal its size; raises FailedPrecondition without one."""
+        if self._terminal is None:
+            raise FailedPrecondition("there is no terminal to resize")
+        self._terminal.resize(columns, rows)
+
+    def close_stdin(self) -> None:
+        """Let the guest come to the end of its input once nobody else holds it open."""
+        if self._stdin_keeper >= 0:
+            os.close(self._stdin_keeper)
+            self._stdin_keeper = -1
+        if self._terminal is not None:
+            self._terminal.end_input()
+
+    def guest_ended(self) -> None:
+        """Close what the guest wrote to, so that readers come to the end."""
+        self._writers.close()
+        self.close_stdin()
+        if self._terminal is not None:
+            self._terminal.guest_ended()
+
+    def close(self) -> None:
+        """Close everything; idempotent."""
+        self._writers.close()
+        if self._stdin_keeper >= 0:
+            os.close(self._stdin_keeper)
+            self._stdin_keeper = -1
+        if self._terminal is not None:
+            self._terminal.close()
+        self._keepers.close()
+        if self._logger is not None:
+            self._logger.stop()
+
+    def _open_pipes(self) -> Stdio:
+        names = self.names
+        stdin = self._open_input(names.stdin) if names.stdin else None
+        if names.stdout.startswith("binary://"):
+            out, error = self._open_logger(names.stdout)
+            return Stdio(stdin=stdin, stdout=out, stderr=error)
+        stdout = self._open_output("stdout", names.stdout) if names.stdout else None
+        stderr = self._open_output("stderr", names.stderr) if names.stderr else None
+        return Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def _open_terminal(self) -> Stdio:
+        master, slave = os.openpty()
+        self._keepers.callback(os.close, master)
+        self._writers.callback(os.close, slave)
+        os.set_blocking(master, False)
+        stdin = self._open_input(self.names.stdin) if self.names.stdin else None
+        stdout = self._open_output("stdout", self.names.stdout, blocking=False) if self.names.stdout else None
+        self._terminal = Terminal(master, stdin, stdout)
+        return Stdio(stdin=slave, stdout=slave, stderr=slave, terminals=frozenset({0, 1, 2}))
+
+    def _open_input(self, name: str) -> int:
+        path = _local(name, "stdin")
+        reader = _open(path, os.O_RDONLY | os.O_NONBLOCK, "stdin")
+        self._keepers.callback(os.close, reader)
+        if stat.S_ISFIFO(os.fstat(reader).st_mode):
+            # Held open so that the guest waits for the first writer instead of seeing the end of file.
+            self._stdin_keeper = _open(path, os.O_WRONLY | os.O_NONBLOCK, "stdin")
+        return reader
+
+    def _open_output(self, which: str, name: str, *, blocking: bool = True) -> int:
+        path = _local(name, which)
+        if name.startswith("file://"):
+            path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, which)
+            self._writers.callback(os.close, fd)
+            return fd
+        # With a reading end of our own, opening for writing does not wait, and a restart of the reader's side
+        # breaks no pipe.
+        keeper = _open(path, os.O_RDONLY | os.O_NONBLOCK, which)
+        self._keepers.callback(os.close, keeper)
+        fd = _open(path, os.O_WRONLY | (0 if blocking else os.O_NONBLOCK), which)
+        (self._writers if blocking else self._keepers).callback(os.close, fd)
+        return fd
+
+    def _open_logger(self, uri: str) -> tuple[int, int]:
+        parts = urlsplit(uri)
+        arguments = [word for pair in parse_qsl(parts.query, keep_blank_values=True) for word in pair if word]
+        self._logger = LogProcess(unquote(parts.path), arguments, self._container, self._namespace)
+        for fd in self._logger.outputs:
+            self._writers.callback(os.close, fd)
+        return self._logger.outputs
+
+
+def _local(name: str, which: str) -> Path:
+    parts = urlsplit(name)
+    if parts.scheme in ("", "fifo", "file") and parts.path.startswith("/"):
+        return Path(unquote(parts.path) if parts.scheme else name)
+    raise InvalidArgument(f"{which}: {name!r} is neither a path nor file:// nor binary://")
+
+
+def _open(path: Path, flags: int, which: str) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+    except OSError as error:
+        raise InvalidArgument(f"{which}: cannot open {path}: {error.strerror}") from None

@@ -1,0 +1,98 @@
+"""The daemon's configuration: one frozen value, from defaults, a TOML file and the command line.
+
+Every key is documented here, by its field; a key that is unknown or of the wrong type is refused by name.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from wasm_sandboxer.errors import InvalidArgument
+from wasm_sandboxer.units import parse_duration, parse_size
+
+RUN = Path("/run/wasm-sandboxer")
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How it is logged: lines for people, or a JSON object a line."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _key(about: str, default: Any, *, unit: str = "") -> Any:
+    return field(default=default, metadata={"about": about, "unit": unit})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings; sizes in bytes, times in seconds."""
+
+    listen: Path = _key("gRPC socket: the Sandbox Controller and Task v3", RUN / "sandboxer.sock")
+    task_listen: Path = _key("ttrpc socket: Task v3, the address containerd is given", RUN / "task.sock")
+    state: Path = _key("folder of what lasts while the machine is up: records, single-file mounts", RUN)
+    root: Path = _key("folder of what lasts longer: the module store", Path("/var/lib/wasm-sandboxer"))
+    containerd: Path = _key("containerd's socket, for events", Path("/run/containerd/containerd.sock"))
+    log_level: LogLevel = _key("debug, info, warning or error; read again on SIGHUP", LogLevel.INFO)
+    log_format: LogFormat = _key("text or json", LogFormat.TEXT)
+    shutdown_timeout: float = _key("time to end everything on SIGTERM", 10.0, unit="duration")
+    event_queue: int = _key("events kept while containerd cannot be reached; beyond, the oldest go", 10_000)
+    workers: int = _key("threads for mounting, reading bundles and loading modules", 8)
+    nice: int = _key("priority of the daemon's own threads, so that guests do not delay it; 0 changes nothing", -10)
+    default_memory: int = _key("bound on linear memory of a container that has none, 0 for 4 GiB", 0, unit="size")
+    compile_memory: int = _key("memory that compiling a module may take", 2 << 30, unit="size")
+    compile_timeout: float = _key("time that compiling a module may take", 120.0, unit="duration")
+    store_size: int = _key(
+        "compiled modules beyond this are removed, least recently used first", 4 << 30, unit="size"
+    )
+
+    def replaced(self, **changes: Any) -> "Config":
+        """A copy with these settings; None leaves one as it is."""
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+def load(path: Path) -> Config:
+    """The configuration in a TOML file; raises InvalidArgument that names the file and the key."""
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise InvalidArgument(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{path}: not TOML: {error}") from None
+    known = {each.name: each for each in fields(Config)}
+    unknown = [name for name in table if name not in known]
+    if unknown:
+        raise InvalidArgument(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    return Config(**{name: _value(path, known[name], value) for name, value in table.items()})
+
+
+def _value(path: Path, key: "dataclasses.Field[Any]", value: Any) -> Any:
+    default = key.default
+    try:
+        if key.metadata["unit"] and isinstance(value, str):
+            return parse_size(value) if key.metadata["unit"] == "size" else parse_duration(value)
+        if isinstance(default, StrEnum) and isinstance(value, str):
+            return type(default)(value)
+        if isinstance(default, Path) and isinstance(value, str):
+            return Path(value)
+        if isinstance(default, float) and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if type(value) is type(default):
+            return value
+    except (InvalidArgument, ValueError) as error:
+        raise InvalidArgument(f"{path}: {key.name}: {error}") from None
+    wanted = key.metadata["unit"] or {Path: "a path", int: "a whole number"}.get(type(default), "a word")
+    raise InvalidArgument(f"{path}: {key.name} must be {wanted}, not {value!r}")

@@ -1,0 +1,56 @@
+"""A sandbox: a pod's group of containers, its record, its end. Loop thread only."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from wasm_sandboxer.core.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxRecord:
+    """What a sandbox is, as it is kept on disk."""
+
+    namespace: str
+    id: str
+    netns_path: str = ""
+    cgroup_parent: str = ""
+    name: str = ""
+    handler: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    created_at: float = field(default_factory=time.time)
+    started: bool = False
+    exited_at: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return asdict(self)
+
+
+class Sandbox:
+    """A pod: READY from start to stop."""
+
+    def __init__(self, record: SandboxRecord) -> None:
+        self.record = record
+        self.tasks: dict[str, Task] = {}
+        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if record.exited_at:
+            self.stopped.set_result(None)
+
+    @property
+    def id(self) -> str:
+        """Its id, unique in its namespace."""
+        return self.record.id
+
+    @property
+    def ready(self) -> bool:
+        """Whether containers may run in it."""
+        return self.record.started and not self.stopped.done()
+
+    async def end_tasks(self) -> None:
+        """Kill every container and wait until all have ended."""
+        if self.tasks:
+            await asyncio.gather(*(task.end() for task in self.tasks.values()))

@@ -1,0 +1,234 @@
+"""The registry of sandboxes and containers, and their life from create to delete. Loop thread only.
+
+Everything is keyed by containerd's namespace and the id. What is created is recorded on disk before it is
+answered for, so that a daemon that replaces this one knows it.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wasm_sandboxer.bundle.rootfs import unmount_all
+from wasm_sandboxer.core.container import Container as Run
+from wasm_sandboxer.core.events import Event, Topic
+from wasm_sandboxer.core.records import Records
+from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
+from wasm_sandboxer.core.task import Request, Task, TaskProcess, Tools, dead_task, prepare
+from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from wasm_sandboxer.guest import Network
+from wasm_sandboxer.spec import Spec
+
+SANDBOX_ID = "io.kubernetes.cri.sandbox-id"  # the annotation that CRI gives its containers
+_IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+_LONGEST = 76  # containerd's own bound on identifiers
+_log = logging.getLogger(__name__)
+Key = tuple[str, str]
+
+
+class Sandboxer:
+    """All sandboxes and containers of the node."""
+
+    def __init__(self, tools: Tools, records: Records) -> None:
+        self._tools = tools
+        self._records = records
+        self._sandboxes: dict[Key, Sandbox] = {}
+        self._tasks: dict[Key, Task] = {}
+        self._creating: set[Key] = set()
+
+    # ---- sandboxes ----
+
+    async def create_sandbox(self, record: SandboxRecord) -> None:
+        """Register a sandbox that is not started yet; raises AlreadyExists."""
+        key = (_identifier("namespace", record.namespace), _identifier("sandbox id", record.id))
+        if key in self._sandboxes:
+            raise AlreadyExists(f"sandbox {record.id} exists")
+        sandbox = Sandbox(record)
+        self._sandboxes[key] = sandbox
+        try:
+            await self._keep(sandbox)
+        except BaseException:
+            del self._sandboxes[key]
+            raise
+
+    async def start_sandbox(self, namespace: str, ident: str) -> Sandbox:
+        """Make it READY; raises FailedPrecondition for one that was stopped."""
+        sandbox = self.sandbox(namespace, ident)
+        if sandbox.stopped.done():
+            raise FailedPrecondition(f"cannot start sandbox {ident}: it is stopped")
+        sandbox.record = dataclasses.replace(sandbox.record, started=True)
+        await self._keep(sandbox)
+        return sandbox
+
+    async def stop_sandbox(self, namespace: str, ident: str) -> None:
+        """End its containers and make it NOTREADY; idempotent."""
+        sandbox = self.sandbox(namespace, ident)
+        await sandbox.end_tasks()
+        if not sandbox.stopped.done():
+            sandbox.record = dataclasses.replace(sandbox.record, exited_at=time.time())
+            sandbox.stopped.set_result(None)
+            await self._keep(sandbox)
+
+    async def remove_sandbox(self, namespace: str, ident: str) -> None:
+        """Stop it, delete what containerd left in it, forget it."""
+        await self.stop_sandbox(namespace, ident)
+        sandbox = self.sandbox(namespace, ident)
+        for task in list(sandbox.tasks.values()):
+            await self.delete_task(namespace, task.id)
+        await self._tools.workers.run(self._records.remove, "sandboxes", namespace, ident)
+        self._sandboxes.pop((namespace, ident), None)
+
+    def sandbox(self, namespace: str, ident: str) -> Sandbox:
+        """The sandbox; raises NotFound."""
+        try:
+            return self._sandboxes[namespace, ident]
+        except KeyError:
+            raise NotFound(f"no sandbox {ident}") from None
+
+    def sandboxes(self) -> list[Sandbox]:
+        """All of them."""
+        return list(self._sandboxes.values())
+
+    # ---- containers ----
+
+    async def create_task(self, request: Request) -> Task:
+        """Make a container ready to start; raises a domain error that says why it cannot be. Nothing is left then."""
+        key = (_identifier("namespace", request.namespace), _identifier("container id", request.id))
+        if key in self._tasks or key in self._creating:
+            raise AlreadyExists(f"container {request.id} exists")
+        self._creating.add(key)
+        try:
+            task = await self._create(request)
+        finally:
+            self._creating.discard(key)
+        self._tasks[key] = task
+        sandbox = self._sandboxes.get((request.namespace, task.sandbox))
+        if sandbox is not None:
+            sandbox.tasks[task.id] = task
+        self._tools.publish(
+            Event(
+                topic=Topic.CREATE,
+                namespace=request.namespace,
+                container=request.id,
+                details={
+                    "bundle": str(request.bundle), "rootfs": request.rootfs, "io": request.streams,
+                    "pid": task.init.pid,
+                },
+            )
+        )  # fmt: skip
+        return task
+
+    async def delete_task(self, namespace: str, ident: str) -> TaskProcess:
+        """Take a container down that has ended or never ran; raises NotFound, FailedPrecondition."""
+        task = self.task(namespace, ident)
+        async with task.lock:
+            if self._tasks.get((namespace, ident)) is not task:
+                raise NotFound(f"no container {ident}")
+            process = await task.delete()
+            del self._tasks[namespace, ident]
+        sandbox = self._sandboxes.get((namespace, task.sandbox))
+        if sandbox is not None:
+            sandbox.tasks.pop(ident, None)
+        return process
+
+    def task(self, namespace: str, ident: str) -> Task:
+        """The container; raises NotFound."""
+        try:
+            return self._tasks[namespace, ident]
+        except KeyError:
+            raise NotFound(f"no container {ident}") from None
+
+    def tasks(self) -> list[Task]:
+        """All of them."""
+        return list(self._tasks.values())
+
+    # ---- the daemon's own life ----
+
+    async def recover(self) -> None:
+        """Take over what a daemon that died has left: its sandboxes stay, its containers have ended."""
+        for namespace, ident, record in self._records.all("sandboxes"):
+            self._sandboxes[namespace, ident] = Sandbox(SandboxRecord(**record))
+        for namespace, ident, record in self._records.all("containers"):
+            await self._recover_task(namespace, ident, record)
+        if self._sandboxes or self._tasks:
+            _log.info("recovered %d sandboxes and %d dead containers", len(self._sandboxes), len(self._tasks))
+
+    async def end_all(self) -> None:
+        """End every guest and unmount everything, keeping the records: for a daemon that stops."""
+        await asyncio.gather(*(task.end() for task in self._tasks.values()))
+        for task in self._tasks.values():
+            with suppress(OSError):
+                await self._tools.workers.run(task.undo.close)
+
+    async def _create(self, request: Request) -> Task:
+        prepared = await self._tools.workers.run(prepare, request, self._tools, self._network_of)
+        sandbox_id = prepared.spec.annotations.get(SANDBOX_ID, "")
+        try:
+            self._require_not_stopped(request, sandbox_id)
+            record = {
+                "bundle": str(request.bundle),
+                "sandbox": sandbox_id,
+                "streams": asdict(request.streams),
+                "root": str(request.bundle / prepared.spec.root),
+            }
+            prepared.undo.callback(self._records.remove, "containers", request.namespace, request.id)
+            await self._tools.workers.run(self._records.put, "containers", request.namespace, request.id, record)
+        except BaseException:
+            await self._tools.workers.run(prepared.undo.close)
+            raise
+        run = Run(request.id, prepared.program, prepared.guest, prepared.streams.stdio, self._tools.executor)
+        return Task(
+            namespace=request.namespace,
+            id=request.id,
+            bundle=request.bundle,
+            sandbox=sandbox_id,
+            init=TaskProcess(request.id, run, prepared.streams),
+            tools=self._tools,
+            undo=prepared.undo,
+            guest=prepared.guest,
+            annotations=prepared.spec.annotations,
+        )
+
+    def _require_not_stopped(self, request: Request, sandbox_id: str) -> None:
+        sandbox = self._sandboxes.get((request.namespace, sandbox_id))
+        if sandbox is not None and sandbox.stopped.done():
+            raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox_id} is stopped")
+
+    def _network_of(self, spec: Spec) -> Network:
+        """The host's network for pods that have it; others have none until guests enter their namespaces."""
+        ident = spec.annotations.get(SANDBOX_ID, "")
+        for (_, sandbox_id), sandbox in list(self._sandboxes.items()):
+            if sandbox_id == ident and not sandbox.record.netns_path:
+                return Network.HOST
+        return Network.NONE
+
+    async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
+        root = Path(record["root"])
+        await self._tools.workers.run(unmount_all, root)
+        task = dead_task(namespace, ident, record, self._tools)
+        task.undo.callback(self._records.remove, "containers", namespace, ident)
+        self._tasks[namespace, ident] = task
+        sandbox = self._sandboxes.get((namespace, task.sandbox))
+        if sandbox is not None:
+            sandbox.tasks[ident] = task
+        details = {"id": ident, "pid": task.init.pid, "exit_status": 255, "exited_at": task.init.exited_at}
+        self._tools.publish(Event(topic=Topic.EXIT, namespace=namespace, container=ident, details=details))
+
+    async def _keep(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        await self._tools.workers.run(self._records.put, "sandboxes", record.namespace, record.id, record.as_json())
+
+
+def _identifier(what: str, value: str) -> str:
+    """The value if it is safe as a name in paths and logs (containerd's own rule); raises InvalidArgument."""
+    if len(value) > _LONGEST or not _IDENTIFIER.fullmatch(value):
+        raise InvalidArgument(
+            f"{what} {value!r:.100} must be letters and digits with single . _ - between, at most 76"
+        )
+    return value

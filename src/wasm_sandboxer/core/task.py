@@ -1,0 +1,337 @@
+"""A container as containerd sees it: an init process and its execs in one root file system. Loop thread only.
+
+Created in a worker thread (prepare), which reads the bundle, mounts, finds and compiles the module and opens the
+streams; what each step acquires goes onto one exit stack, which deleting the container unwinds.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wasm_sandboxer.bundle.derive import derive_guest, open_module, sort_mounts, with_process
+from wasm_sandboxer.bundle.rootfs import RootMount, add_files, make_read_only, mount_root
+from wasm_sandboxer.bundle.streams import StreamNames, Streams
+from wasm_sandboxer.core.container import Container as Run
+from wasm_sandboxer.core.events import Event, Topic
+from wasm_sandboxer.core.workers import Workers
+from wasm_sandboxer.engine.protocol import Engine, Program
+from wasm_sandboxer.errors import AlreadyExists, NotFound, WasmSandboxerError
+from wasm_sandboxer.executor.protocol import Executor
+from wasm_sandboxer.guest import Exit, Guest, Network, Reason
+from wasm_sandboxer.lifecycle import State
+from wasm_sandboxer.spec import Process, Resources, Spec, parse
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What containers are made with; shared by all."""
+
+    engine: Engine
+    executor: Executor
+    workers: Workers
+    publish: Callable[[Event], None]
+    default_memory: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A container to create."""
+
+    namespace: str
+    id: str
+    bundle: Path
+    rootfs: tuple[RootMount, ...]
+    streams: StreamNames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a worker thread has made ready for the loop."""
+
+    spec: Spec
+    guest: Guest
+    program: Program
+    streams: Streams
+    undo: ExitStack
+
+
+class TaskProcess:
+    """The init process or an exec: one run of a guest with its streams."""
+
+    def __init__(self, ident: str, run: Run, streams: Streams) -> None:
+        self.id = ident
+        self.run = run
+        self.streams = streams
+        self.exited_at = 0.0
+        # Set when the exit may be told: for the init process that is after its execs have ended.
+        self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+    @property
+    def pid(self) -> int:
+        """The guest's thread or process; the daemon itself before there is one, since containerd needs a number."""
+        return self.run.pid or os.getpid()
+
+    @property
+    def state(self) -> State:
+        """STOPPED only once the exit is told."""
+        if self.run.state is State.STOPPED and not self.exited.done():
+            return State.RUNNING
+        return self.run.state
+
+
+@dataclass
+class Task:
+    """A container of containerd's: the init process, execs, and what they stand on."""
+
+    namespace: str
+    id: str
+    bundle: Path
+    sandbox: str
+    init: TaskProcess
+    tools: Tools
+    undo: ExitStack
+    guest: Guest
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    execs: dict[str, TaskProcess] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def process(self, exec_id: str) -> TaskProcess:
+        """The init process for an empty id, else that exec; raises NotFound."""
+        if not exec_id:
+            return self.init
+        try:
+            return self.execs[exec_id]
+        except KeyError:
+            raise NotFound(f"no exec {exec_id} in container {self.id}") from None
+
+    async def start(self, exec_id: str) -> int:
+        """Start a process; its thread's id. The start event goes out before the exit event can."""
+        process = self.process(exec_id)
+        if exec_id:
+            self.init.run.state.require("exec", f"container {self.id}")
+        process.streams.begin()
+        process.streams.on_interrupt(lambda number: self._interrupt(process, number))
+        try:
+            await process.run.start()
+        finally:
+            process.run.exit.add_done_callback(lambda _: self._ended(process))
+        if exec_id:
+            self._publish(Topic.EXEC_STARTED, exec_id=exec_id, pid=process.pid)
+        else:
+            self._publish(Topic.START, pid=process.pid)
+        return process.pid
+
+    async def kill(self, exec_id: str, number: int, *, everyone: bool = False) -> None:
+        """Send a signal to a process, or to all of the container."""
+        process = self.process(exec_id)
+        created = process.run.state is State.CREATED
+        await process.run.kill(number)
+        if everyone and not exec_id:
+            for other in self.execs.values():
+                if other.run.state in (State.RUNNING, State.PAUSED):
+                    await other.run.kill(number)
+        if created and process.run.state is State.STOPPED:
+            self._ended(process)
+
+    async def add_exec(self, exec_id: str, process: Process, names: StreamNames) -> None:
+        """Make another process ready in this container; what its spec names is found as for the first."""
+        self.init.run.state.require("exec", f"container {self.id}")
+        if exec_id in self.execs:
+            raise AlreadyExists(f"exec {exec_id} exists in container {self.id}")
+        guest, program, streams = await self.tools.workers.run(self._prepare_exec, process, names)
+        if exec_id in self.execs or self.init.run.state is not State.RUNNING:
+            streams.close()
+            self.init.run.state.require("exec", f"container {self.id}")
+            raise AlreadyExists(f"exec {exec_id} exists in container {self.id}")
+        run = Run(f"{self.id}/{exec_id}", program, guest, streams.stdio, self.tools.executor)
+        self.execs[exec_id] = TaskProcess(exec_id, run, streams)
+        self._publish(Topic.EXEC_ADDED, exec_id=exec_id)
+
+    async def pause(self) -> None:
+        """Hold every process of the container."""
+        await self.init.run.pause()
+        for process in self.execs.values():
+            if process.run.state is State.RUNNING:
+                await process.run.pause()
+        self._publish(Topic.PAUSED)
+
+    async def resume(self) -> None:
+        """Let them go on."""
+        await self.init.run.resume()
+        for process in self.execs.values():
+            if process.run.state is State.PAUSED:
+                await process.run.resume()
+        self._publish(Topic.RESUMED)
+
+    def update(self, resources: Resources) -> None:
+        """Change limits. The engine fixes a running guest's memory at its start: execs to come get the new one."""
+        self.init.run.state.require("update", f"container {self.id}")
+        if resources.memory is not None:
+            limits = dataclasses.replace(self.guest.limits, memory=resources.memory)
+            self.guest = dataclasses.replace(self.guest, limits=limits)
+
+    async def delete_exec(self, exec_id: str) -> TaskProcess:
+        """Forget an exec that has not started or has ended."""
+        process = self.process(exec_id)
+        process.state.require("delete", f"exec {exec_id} of container {self.id}")
+        process.streams.close()
+        del self.execs[exec_id]
+        return process
+
+    async def delete(self) -> TaskProcess:
+        """Unmount and close everything; the container is gone from here on."""
+        self.init.state.require("delete", f"container {self.id}")
+        for process in (*self.execs.values(), self.init):
+            process.streams.close()
+        self.execs.clear()
+        await self.tools.workers.run(self.undo.close)
+        end = self.init.exited.result() if self.init.exited.done() else None
+        self._publish(
+            Topic.DELETE,
+            pid=self.init.pid,
+            exit_status=end.code & 0xFF if end is not None else 0,
+            exited_at=self.init.exited_at,
+        )
+        return self.init
+
+    async def end(self) -> None:
+        """Kill what runs and wait for it: for a sandbox that stops."""
+        with suppress(WasmSandboxerError):
+            await self.kill("", signal.SIGKILL, everyone=True)
+        await asyncio.wait([self.init.exited])
+
+    def _prepare_exec(self, process: Process, names: StreamNames) -> tuple[Guest, Program, Streams]:
+        guest = with_process(self.guest, process)
+        program = _load(self.tools.engine, guest, process)
+        return guest, program, Streams(names, self.id, self.namespace)
+
+    def _interrupt(self, process: TaskProcess, number: int) -> None:
+        async def kill() -> None:
+            with suppress(WasmSandboxerError):
+                await process.run.kill(number)
+
+        task = asyncio.ensure_future(kill())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _ended(self, process: TaskProcess) -> None:
+        """A guest has ended: close its outputs, then tell; the init process takes its execs with it."""
+        if process.exited_at:
+            return
+        process.exited_at = time.time()
+        process.streams.guest_ended()
+        if process is not self.init:
+            self._tell(process)
+            return
+        others = [each for each in self.execs.values() if not each.exited.done()]
+        if not others:
+            self._tell(process)
+            return
+        asyncio.ensure_future(self._end_execs(others)).add_done_callback(lambda _: self._tell(process))
+
+    async def _end_execs(self, others: list[TaskProcess]) -> None:
+        for each in others:
+            created = each.run.state is State.CREATED
+            with suppress(WasmSandboxerError):
+                await each.run.kill(signal.SIGKILL)
+            if created:
+                self._ended(each)
+        await asyncio.wait([each.exited for each in others])
+
+    def _tell(self, process: TaskProcess) -> None:
+        end = process.run.exit.result()
+        if end.reason is Reason.OUT_OF_MEMORY and process is self.init:
+            self._publish(Topic.OOM)
+        process.exited.set_result(end)
+        _log.info(
+            "container %s%s ended: %s with code %d%s",
+            self.id,
+            f" exec {process.id}" if process is not self.init else "",
+            end.reason,
+            end.code,
+            f" ({end.message.splitlines()[0]})" if end.message else "",
+        )
+        self._publish(
+            Topic.EXIT,
+            id=process.id,
+            pid=process.pid,
+            exit_status=end.code & 0xFF,
+            exited_at=process.exited_at,
+        )
+
+    def _publish(self, topic: Topic, **details: Any) -> None:
+        self.tools.publish(Event(topic=topic, namespace=self.namespace, container=self.id, details=details))
+
+
+def prepare(request: Request, tools: Tools, network: Callable[[Spec], Network]) -> Prepared:
+    """Everything that a container needs before it can start; in a worker thread.
+
+    Raises a domain error that says what is wrong; nothing is left then.
+    """
+    with ExitStack() as undo:
+        spec = _read_spec(request.bundle)
+        root = request.bundle / spec.root
+        mount_root(request.rootfs, root, undo)
+        volumes = sort_mounts(spec)
+        if volumes.inside:
+            add_files(root, volumes.inside, undo)
+        if spec.root_read_only:
+            make_read_only(root)
+        guest = derive_guest(spec, root, volumes, network=network(spec), default_memory=tools.default_memory)
+        program = _load(tools.engine, guest, spec.process)
+        streams = Streams(request.streams, request.id, request.namespace)
+        undo.callback(streams.close)
+        return Prepared(spec=spec, guest=guest, program=program, streams=streams, undo=undo.pop_all())
+
+
+def dead_task(namespace: str, ident: str, record: Mapping[str, Any], tools: Tools) -> Task:
+    """The container of a record that a dead daemon left: it has ended, and can be asked about and deleted."""
+    end = Exit(code=255, reason=Reason.FAILED, message="the daemon that ran it died")
+    run = Run.ended(ident, end)
+    names = StreamNames(**record["streams"])
+    process = TaskProcess(ident, run, ClosedStreams(names))
+    process.exited_at = time.time()
+    process.exited.set_result(end)
+    guest = Guest(module=Path(), argv=("",))
+    return Task(namespace, ident, Path(record["bundle"]), record["sandbox"], process, tools, ExitStack(), guest)
+
+
+class ClosedStreams(Streams):
+    """The streams of a process that ended with the daemon that held them."""
+
+    def __init__(self, names: StreamNames) -> None:
+        super().__init__(StreamNames(), "", "")
+        self.names = names
+
+
+def _read_spec(bundle: Path) -> Spec:
+    try:
+        data = (bundle / "config.json").read_bytes()
+    except OSError as error:
+        raise NotFound(f"{bundle}/config.json: {error.strerror}") from None
+    spec = parse(data)
+    if spec.not_honoured:
+        _log.debug("bundle %s asks for what a guest has no use for: %s", bundle, ", ".join(spec.not_honoured))
+    return spec
+
+
+def _load(engine: Engine, guest: Guest, process: Process) -> Program:
+    fd = open_module(guest, process)
+    try:
+        program = engine.load(Path(f"/proc/self/fd/{fd}"), name=str(guest.module))
+    finally:
+        os.close(fd)
+    try:
+        program.check(guest)
+    except WasmSandboxerError as error:
+        raise type(error)(f"{guest.module}: {error}") from None
+    return program

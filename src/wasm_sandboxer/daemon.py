@@ -1,0 +1,191 @@
+"""The daemon: wiring, sockets, signals, readiness, the orderly end. Holds no state of its own."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from wasm_sandboxer import logs
+from wasm_sandboxer.api.services import CONTROLLER, SERVICES, TASK
+from wasm_sandboxer.config import Config
+from wasm_sandboxer.core.events import EventQueue
+from wasm_sandboxer.core.records import Records
+from wasm_sandboxer.core.sandboxer import Sandboxer
+from wasm_sandboxer.core.task import Tools
+from wasm_sandboxer.core.workers import Workers
+from wasm_sandboxer.engine.protocol import Engine
+from wasm_sandboxer.engine.store import ModuleStore
+from wasm_sandboxer.engine.wasmtime.engine import CompileBounds, WasmtimeEngine, store_key
+from wasm_sandboxer.errors import FailedPrecondition, Unavailable
+from wasm_sandboxer.executor.thread import ThreadExecutor
+from wasm_sandboxer.forking.client import ForkServer
+from wasm_sandboxer.linux import systemd
+from wasm_sandboxer.rpc.call import log_call
+from wasm_sandboxer.rpc.controller import Controller
+from wasm_sandboxer.rpc.errors import translate
+from wasm_sandboxer.rpc.grpc_server import make_server
+from wasm_sandboxer.rpc.publisher import Publisher
+from wasm_sandboxer.rpc.task import Task
+from wasm_sandboxer.rpc.ttrpc import Method, TtrpcServer
+
+_FORK_SERVER = "wasm_sandboxer.forkserver"
+_log = logging.getLogger(__name__)
+MakeEngine = Callable[[Config, ForkServer], Engine]
+
+
+def make_engine(config: Config, forks: ForkServer) -> Engine:
+    """The engine over the node's module store, compiling in the fork server's children."""
+    store = ModuleStore(config.root, store_key(), capacity=config.store_size)
+    bounds = CompileBounds(memory=config.compile_memory, seconds=config.compile_timeout)
+    return WasmtimeEngine(store, bounds=bounds, runner=forks)
+
+
+async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine = make_engine) -> None:
+    """Run until SIGTERM or SIGINT; raises FailedPrecondition if another daemon has the sockets.
+
+    `reload` reads the configuration again, for SIGHUP.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_only_daemon(config))
+        forks = ForkServer(_FORK_SERVER)
+        forks.start()
+        stack.callback(forks.stop)
+        workers = Workers(config.workers)
+        stack.callback(workers.stop)
+        _prefer_this_process(config.nice)
+        queue = EventQueue(config.event_queue)
+        tools = Tools(
+            engine=make(config, forks),
+            executor=ThreadExecutor(nice=0),
+            workers=workers,
+            publish=queue.add,
+            default_memory=config.default_memory,
+        )
+        sandboxer = Sandboxer(tools, Records(config.state / "records"))
+        await sandboxer.recover()
+        publishing = asyncio.create_task(Publisher(queue, config.containerd).run())
+        stack.callback(publishing.cancel)
+        stop = _stop_signal(reload)
+        async with _sockets(config, sandboxer):
+            systemd.notify("READY=1")
+            _log.info("ready: controller at %s, tasks at %s", config.listen, config.task_listen)
+            await _watch(stop)
+            systemd.notify("STOPPING=1")
+            _log.info("stopping: %d containers", len(sandboxer.tasks()))
+            await _within(config.shutdown_timeout * 0.6, sandboxer.end_all())
+        await _within(config.shutdown_timeout * 0.2, queue.drained())
+    _log.info("stopped")
+
+
+@asynccontextmanager
+async def _sockets(config: Config, sandboxer: Sandboxer) -> AsyncIterator[None]:
+    """Both sockets, bound and served; on the way out calls get a short while to end."""
+    controller = Controller(sandboxer, f"ttrpc+unix://{config.task_listen}")
+    task = Task(sandboxer)
+    methods = {name: Method(rpc.request, rpc.response, getattr(task, name)) for name, rpc in SERVICES[TASK].items()}
+    ttrpc = TtrpcServer({TASK: methods}, observe=log_call, translate=translate)
+    grpc = make_server({CONTROLLER: controller, TASK: task})
+    await ttrpc.start(_bind(config.task_listen))
+    _clear(config.listen)
+    mask = os.umask(0o177)
+    try:
+        grpc.add_insecure_port(f"unix:{config.listen}")
+    except RuntimeError as error:
+        raise Unavailable(f"cannot listen on {config.listen}: {error}") from None
+    finally:
+        os.umask(mask)
+    await grpc.start()
+    try:
+        yield
+    finally:
+        grace = config.shutdown_timeout * 0.1
+        await asyncio.gather(ttrpc.stop(grace), grpc.stop(grace))
+        for path in (config.listen, config.task_listen):
+            path.unlink(missing_ok=True)
+
+
+def _only_daemon(config: Config) -> ExitStack:
+    """The folders, 0700, and the lock that says these sockets are ours; undone when the daemon ends."""
+    with ExitStack() as undo:
+        for folder in {config.state, config.listen.parent, config.task_listen.parent}:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder == config.state:
+                folder.chmod(0o700)
+        for path in {config.listen, config.task_listen}:
+            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FailedPrecondition(f"another daemon serves {path}; stop it or choose other sockets") from None
+        return undo.pop_all()
+
+
+def _bind(path: Path) -> socket.socket:
+    _clear(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        listening.bind(str(path))
+    except OSError as error:
+        listening.close()
+        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from None
+    finally:
+        os.umask(mask)
+    return listening
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that a dead daemon left: the lock says that none lives."""
+    if path.is_socket():
+        path.unlink()
+    elif path.exists():
+        raise FailedPrecondition(f"{path} is in the way of a socket and is none itself")
+
+
+def _prefer_this_process(nice: int) -> None:
+    """Let the daemon's threads run before guests'; guests are started with their own priority."""
+    if nice:
+        with suppress(OSError):  # not privileged: guests and daemon share what there is
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
+def _stop_signal(reload: Callable[[], Config]) -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload_level, reload)
+    return stop
+
+
+def _reload_level(reload: Callable[[], Config]) -> None:
+    try:
+        level = reload().log_level
+    except Exception as error:  # noqa: BLE001  # a configuration that got broken meanwhile stops nothing
+        _log.warning("the configuration is not read again: %s", error)
+    else:
+        logs.set_level(level)
+        _log.info("log level is %s", level)
+
+
+async def _watch(stop: asyncio.Event) -> None:
+    """Wait for the end, telling systemd meanwhile that the loop turns."""
+    interval = systemd.watchdog_interval()
+    while not stop.is_set():
+        systemd.notify("WATCHDOG=1")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), interval / 3 if interval else None)
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        _log.warning("it takes longer than %.1f s and is left undone", seconds)

@@ -1,0 +1,46 @@
+"""How the daemon logs: lines for people or for programs, on stderr, which systemd keeps."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from wasm_sandboxer.config import LogFormat, LogLevel
+
+
+def configure(level: LogLevel, form: LogFormat) -> None:
+    """Set up logging for this process."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    set_level(level)
+
+
+def set_level(level: LogLevel) -> None:
+    """Change how much is logged from now on."""
+    logging.getLogger().setLevel(level.upper())
+    for noisy in ("asyncio", "_cygrpc", "grpc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        about = "".join(f" {name}={value}" for name, value in fields.items() if name not in ("rpc", "outcome"))
+        line = f"{record.levelname.lower():7} {record.getMessage()}{about}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)

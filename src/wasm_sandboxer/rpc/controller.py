@@ -1,0 +1,96 @@
+"""containerd's Sandbox Controller: each handler translates, calls the core, translates back, and holds nothing."""
+
+import asyncio
+import os
+from typing import Any
+
+from wasm_sandboxer.api import sandbox_pb2 as pb
+from wasm_sandboxer.core.sandbox import Sandbox
+from wasm_sandboxer.core.sandboxer import Sandboxer
+from wasm_sandboxer.errors import NotFound
+from wasm_sandboxer.rpc.call import Context, namespace_of
+from wasm_sandboxer.rpc.convert import platform_message, sandbox_record, timestamp
+
+TASK_VERSION = 3
+READY, NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
+
+
+class Controller:
+    """The handlers, by the names of the RPCs."""
+
+    def __init__(self, sandboxer: Sandboxer, task_address: str) -> None:
+        self._sandboxer = sandboxer
+        self._task_address = task_address
+
+    async def Create(self, request: pb.ControllerCreateRequest, context: Context) -> pb.ControllerCreateResponse:
+        """Register a sandbox."""
+        await self._sandboxer.create_sandbox(sandbox_record(request, namespace_of(context)))
+        return pb.ControllerCreateResponse(sandbox_id=request.sandbox_id)
+
+    async def Start(self, request: pb.ControllerStartRequest, context: Context) -> pb.ControllerStartResponse:
+        """Make it ready, and say where its containers are created."""
+        sandbox = await self._sandboxer.start_sandbox(namespace_of(context), request.sandbox_id)
+        return pb.ControllerStartResponse(
+            sandbox_id=sandbox.id,
+            created_at=timestamp(sandbox.record.created_at),
+            labels=sandbox.record.labels,
+            address=self._task_address,
+            version=TASK_VERSION,
+        )
+
+    def Platform(self, request: pb.ControllerPlatformRequest, context: Context) -> pb.ControllerPlatformResponse:
+        """Which images fit."""
+        self._sandbox(request, context)
+        return pb.ControllerPlatformResponse(platform=platform_message())
+
+    def Status(self, request: pb.ControllerStatusRequest, context: Context) -> pb.ControllerStatusResponse:
+        """How the sandbox is; never waits."""
+        sandbox = self._sandbox(request, context)
+        record = sandbox.record
+        response = pb.ControllerStatusResponse(
+            sandbox_id=sandbox.id,
+            state=READY if sandbox.ready else NOT_READY,
+            created_at=timestamp(record.created_at),
+            exited_at=timestamp(record.exited_at),
+            address=self._task_address,
+            version=TASK_VERSION,
+        )
+        if request.verbose:
+            response.info.update(
+                daemon_pid=str(os.getpid()),
+                containers=",".join(sorted(sandbox.tasks)),
+                netns=record.netns_path,
+                handler=record.handler,
+            )
+        return response
+
+    async def Wait(self, request: pb.ControllerWaitRequest, context: Context) -> pb.ControllerWaitResponse:
+        """Return when the sandbox was stopped."""
+        sandbox = self._sandbox(request, context)
+        await asyncio.shield(sandbox.stopped)
+        return pb.ControllerWaitResponse(exit_status=0, exited_at=timestamp(sandbox.record.exited_at))
+
+    async def Stop(self, request: pb.ControllerStopRequest, context: Context) -> pb.ControllerStopResponse:
+        """End its containers: a guest has no handler that a grace period would serve."""
+        await self._sandboxer.stop_sandbox(namespace_of(context), request.sandbox_id)
+        return pb.ControllerStopResponse()
+
+    async def Shutdown(
+        self, request: pb.ControllerShutdownRequest, context: Context
+    ) -> pb.ControllerShutdownResponse:
+        """Forget it."""
+        await self._sandboxer.remove_sandbox(namespace_of(context), request.sandbox_id)
+        return pb.ControllerShutdownResponse()
+
+    def Metrics(self, request: pb.ControllerMetricsRequest, context: Context) -> pb.ControllerMetricsResponse:
+        """What the sandbox uses: nothing is measured for it as a whole yet, which NOT_FOUND says best."""
+        self._sandbox(request, context)
+        raise NotFound(f"no metrics of sandbox {request.sandbox_id} as a whole")
+
+    def Update(self, request: pb.ControllerUpdateRequest, context: Context) -> pb.ControllerUpdateResponse:
+        """Take over what changed of the pod: nothing that is kept here."""
+        self._sandbox(request, context)
+        return pb.ControllerUpdateResponse()
+
+    def _sandbox(self, request: Any, context: Context) -> Sandbox:
+        return self._sandboxer.sandbox(namespace_of(context), request.sandbox_id)

@@ -1,0 +1,146 @@
+"""Messages to domain values and back; pure."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from wasm_sandboxer.api import cri_pb2, sandbox_pb2, task_events_pb2, task_pb2, task_types_pb2, types_pb2, typeurl
+from wasm_sandboxer.bundle.rootfs import RootMount
+from wasm_sandboxer.bundle.streams import StreamNames
+from wasm_sandboxer.core.events import Event, Topic
+from wasm_sandboxer.core.sandbox import SandboxRecord
+from wasm_sandboxer.core.task import Request, TaskProcess
+from wasm_sandboxer.errors import InvalidArgument
+from wasm_sandboxer.lifecycle import State
+
+STATES = {
+    State.CREATED: task_types_pb2.CREATED,
+    State.RUNNING: task_types_pb2.RUNNING,
+    State.PAUSED: task_types_pb2.PAUSED,
+    State.STOPPED: task_types_pb2.STOPPED,
+}
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_EVENTS: dict[Topic, type[Message]] = {
+    Topic.CREATE: task_events_pb2.TaskCreate,
+    Topic.START: task_events_pb2.TaskStart,
+    Topic.EXIT: task_events_pb2.TaskExit,
+    Topic.DELETE: task_events_pb2.TaskDelete,
+    Topic.OOM: task_events_pb2.TaskOOM,
+    Topic.EXEC_ADDED: task_events_pb2.TaskExecAdded,
+    Topic.EXEC_STARTED: task_events_pb2.TaskExecStarted,
+    Topic.PAUSED: task_events_pb2.TaskPaused,
+    Topic.RESUMED: task_events_pb2.TaskResumed,
+}
+
+
+def timestamp(seconds: float) -> Timestamp | None:
+    """Seconds since the epoch as a message; None for 0, which means never."""
+    if not seconds:
+        return None
+    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def platform_message() -> types_pb2.Platform:
+    """What containerd shall take us for: Linux on this machine, since it refuses wasi."""
+    machine = platform.machine()
+    return types_pb2.Platform(os="linux", architecture=_MACHINES.get(machine, machine))
+
+
+def sandbox_record(request: sandbox_pb2.ControllerCreateRequest, namespace: str) -> SandboxRecord:
+    """The sandbox that Controller.Create describes; raises InvalidArgument."""
+    pod = cri_pb2.PodSandboxConfig()
+    if request.HasField("options") and typeurl.holds(request.options, cri_pb2.PodSandboxConfig):
+        try:
+            pod = typeurl.unpack(request.options, cri_pb2.PodSandboxConfig)
+        except ValueError as error:
+            raise InvalidArgument(f"sandbox {request.sandbox_id}: options: {error}") from None
+    return SandboxRecord(
+        namespace=namespace,
+        id=request.sandbox_id,
+        netns_path=request.netns_path,
+        cgroup_parent=pod.linux.cgroup_parent,
+        name=pod.metadata.name,
+        handler=_handler(request.sandbox),
+        labels=dict(request.sandbox.labels),
+        annotations={**pod.annotations, **request.annotations},
+    )
+
+
+def _handler(sandbox: types_pb2.Sandbox) -> str:
+    extension = sandbox.extensions.get("metadata")
+    if extension is None:
+        return ""
+    try:
+        metadata: Any = json.loads(extension.value)
+        return str(metadata["Metadata"]["RuntimeHandler"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def task_request(request: task_pb2.CreateTaskRequest, namespace: str) -> Request:
+    """The container that Task.Create describes; raises InvalidArgument."""
+    if request.checkpoint:
+        raise InvalidArgument(f"container {request.id}: a guest cannot be restored from a checkpoint")
+    if not request.bundle.startswith("/"):
+        raise InvalidArgument(f"container {request.id}: the bundle's path must be absolute, not {request.bundle!r}")
+    return Request(
+        namespace=namespace,
+        id=request.id,
+        bundle=Path(request.bundle),
+        rootfs=tuple(
+            RootMount(kind=each.type, source=each.source, target=each.target, options=tuple(each.options))
+            for each in request.rootfs
+        ),
+        streams=stream_names(request),
+    )
+
+
+def stream_names(request: task_pb2.CreateTaskRequest | task_pb2.ExecProcessRequest) -> StreamNames:
+    """The streams of a process, as given."""
+    return StreamNames(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal)
+
+
+def state_response(task_id: str, exec_id: str, bundle: Path, process: TaskProcess) -> task_pb2.StateResponse:
+    """What State answers; the streams exactly as they were given."""
+    names = process.streams.names
+    response = task_pb2.StateResponse(
+        id=task_id,
+        exec_id=exec_id,
+        bundle=str(bundle),
+        pid=process.pid,
+        status=STATES[process.state],
+        stdin=names.stdin,
+        stdout=names.stdout,
+        stderr=names.stderr,
+        terminal=names.terminal,
+    )
+    if process.exited.done():
+        response.exit_status = exit_status(process)
+        response.exited_at.CopyFrom(timestamp(process.exited_at) or Timestamp())
+    return response
+
+
+def exit_status(process: TaskProcess) -> int:
+    """The exit code of a process that has ended, as eight bits; 0 of one that never ran."""
+    return process.exited.result().code & 0xFF if process.exited.done() else 0
+
+
+def event_message(event: Event) -> Message:
+    """The message of an event."""
+    details = dict(event.details)
+    if "exited_at" in details:
+        details["exited_at"] = timestamp(details["exited_at"])
+    if event.topic is Topic.CREATE:
+        names: StreamNames = details["io"]
+        details["io"] = task_events_pb2.TaskIO(
+            stdin=names.stdin, stdout=names.stdout, stderr=names.stderr, terminal=names.terminal
+        )
+        details["rootfs"] = [
+            types_pb2.Mount(type=each.kind, source=each.source, target=each.target, options=each.options)
+            for each in details["rootfs"]
+        ]
+    return _EVENTS[event.topic](container_id=event.container, **details)

@@ -1,0 +1,209 @@
+"""The OCI runtime specification, as far as a Wasm container honours it; pure.
+
+What config.json says is read strictly: a field of the wrong type is refused with its path. What it says that we
+do not honour is listed, so that it can be named in the log.
+Source: opencontainers/runtime-spec, config.md and config-linux.md.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wasm_sandboxer.errors import InvalidArgument
+
+# Mount types that make a Linux container's own system folders; a guest has no use for them.
+SYSTEM_MOUNTS = frozenset(
+    {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs", "securityfs"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What runs: args[0] names the module, maybe with #function."""
+
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str = "/"
+    terminal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A mount of the spec."""
+
+    destination: str
+    kind: str
+    source: str
+    options: tuple[str, ...]
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it may not be written."""
+        return "ro" in self.options
+
+    @property
+    def is_bind(self) -> bool:
+        """Whether it makes a file or folder of the host visible."""
+        return self.kind == "bind" or bool({"bind", "rbind"} & set(self.options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """The limits that apply to a guest; None is unlimited."""
+
+    memory: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A container as containerd describes it."""
+
+    process: Process
+    root: str
+    root_read_only: bool
+    mounts: tuple[Mount, ...]
+    annotations: Mapping[str, str]
+    resources: Resources
+    cgroups_path: str
+    not_honoured: tuple[str, ...] = field(default=())
+
+
+def parse(data: bytes) -> Spec:
+    """The spec in a config.json; raises InvalidArgument with the path of what is wrong."""
+    table = _Table("config.json", _object(data, "config.json"))
+    linux = table.table("linux")
+    root = table.table("root")
+    return Spec(
+        process=_process(table.table("process")),
+        root=root.string("path", "rootfs"),
+        root_read_only=root.boolean("readonly"),
+        mounts=tuple(_mount(mount) for mount in table.tables("mounts")),
+        annotations=table.strings("annotations"),
+        resources=_resources(linux.table("resources")),
+        cgroups_path=linux.string("cgroupsPath"),
+        not_honoured=tuple(_not_honoured(table, linux)),
+    )
+
+
+def parse_process(data: bytes) -> Process:
+    """A process alone, as Exec sends it."""
+    return _process(_Table("process", _object(data, "process")))
+
+
+def parse_resources(data: bytes) -> Resources:
+    """Resources alone, as Update sends them."""
+    return _resources(_Table("resources", _object(data, "resources")))
+
+
+def _process(table: "_Table") -> Process:
+    args = table.list("args", str)
+    if not args or not args[0]:
+        raise InvalidArgument(f"{table.path}.args is empty: give the module's path in the image")
+    return Process(
+        args=tuple(args),
+        env=tuple(_variable(table, entry) for entry in table.list("env", str)),
+        cwd=table.string("cwd", "/"),
+        terminal=table.boolean("terminal"),
+    )
+
+
+def _variable(table: "_Table", entry: str) -> tuple[str, str]:
+    name, equals, value = entry.partition("=")
+    if not equals or not name:
+        raise InvalidArgument(f"{table.path}.env has {entry!r}, which is not NAME=VALUE")
+    return name, value
+
+
+def _mount(table: "_Table") -> Mount:
+    destination = table.string("destination")
+    if not destination.startswith("/"):
+        raise InvalidArgument(f"{table.path}.destination must be absolute, not {destination!r}")
+    return Mount(
+        destination=destination,
+        kind=table.string("type", "bind"),
+        source=table.string("source"),
+        options=tuple(table.list("options", str)),
+    )
+
+
+def _resources(table: "_Table") -> Resources:
+    limit = table.table("memory").integer("limit")
+    return Resources(memory=limit if limit is not None and limit > 0 else None)
+
+
+def _not_honoured(table: "_Table", linux: "_Table") -> list[str]:
+    """What the spec asks for that means nothing to a guest without users, syscalls or devices."""
+    process = table.table("process")
+    ignored = [
+        f"process.{name}"
+        for name in ("capabilities", "rlimits", "apparmorProfile", "selinuxLabel")
+        if process.has(name)
+    ]
+    if process.table("user").integer("uid"):
+        ignored.append("process.user")
+    names = ("devices", "seccomp", "sysctl", "maskedPaths", "readonlyPaths", "uidMappings", "rootfsPropagation")
+    ignored += [f"linux.{name}" for name in names if linux.has(name)]
+    ignored += [name for name in ("hooks", "hostname") if table.has(name)]
+    return ignored
+
+
+def _object(data: bytes, path: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{path} must be an object")
+    return value
+
+
+class _Table:
+    """A JSON object with its path; a missing field has a default, one of the wrong type is refused."""
+
+    def __init__(self, path: str, values: Mapping[str, Any]) -> None:
+        self.path = path
+        self._values = values
+
+    def has(self, name: str) -> bool:
+        return bool(self._values.get(name))
+
+    def table(self, name: str) -> "_Table":
+        return _Table(f"{self.path}.{name}", self._get(name, dict, {}, "an object"))
+
+    def tables(self, name: str) -> "list[_Table]":
+        return [_Table(f"{self.path}.{name}[{index}]", item) for index, item in enumerate(self.list(name, dict))]
+
+    def list(self, name: str, kind: type[Any]) -> list[Any]:
+        items: list[Any] = self._get(name, list, [], "a list")
+        for index, item in enumerate(items):
+            if not isinstance(item, kind):
+                raise InvalidArgument(f"{self.path}.{name}[{index}] must be {_NAMES[kind]}, not {item!r:.60}")
+        return items
+
+    def strings(self, name: str) -> Mapping[str, str]:
+        table = self.table(name)
+        return {key: table.string(key) for key in table._values}  # noqa: SLF001
+
+    def string(self, name: str, default: str = "") -> str:
+        value: str = self._get(name, str, default, "a string")
+        return value
+
+    def boolean(self, name: str) -> bool:
+        value: bool = self._get(name, bool, default=False, wanted="true or false")
+        return value
+
+    def integer(self, name: str) -> int | None:
+        value: int | None = self._get(name, int, None, "a whole number")
+        return value
+
+    def _get(self, name: str, kind: type[Any], default: Any, wanted: str) -> Any:
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise InvalidArgument(f"{self.path}.{name} must be {wanted}, not {value!r:.60}")
+        return value
+
+
+_NAMES: Mapping[type[Any], str] = {str: "a string", dict: "an object"}
