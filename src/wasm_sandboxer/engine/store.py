@@ -12,6 +12,7 @@ The index file's mtime is the time of last use. A file is in use while somebody 
 Knows no engine. Any thread and any number of processes may use one store.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -77,6 +78,10 @@ class Held:
             self._fd = -1
 
 
+class _Untrusted(Exception):
+    """Why a compiled file must not be loaded."""
+
+
 class ModuleStore:
     """One root directory; `key` tells apart what different engines, configurations and processors compiled."""
 
@@ -95,17 +100,17 @@ class ModuleStore:
             try:
                 fd = os.open(self._folder / f"{digest}.cwasm", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 undo.callback(os.close, fd)
-                index = json.loads((self._folder / f"{digest}.json").read_bytes())
-                facts = _facts(index)
+                fcntl.flock(fd, fcntl.LOCK_SH)
+                facts = self._check(fd, digest)
             except FileNotFoundError:
                 return None
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self._distrust(digest, f"its index cannot be read ({error})")
+            except _Untrusted as problem:
+                self._distrust(digest, str(problem))
                 return None
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            problem = self._problem(fd, digest, index)
-            if problem:
-                self._distrust(digest, problem)
+            except OSError as error:
+                if error.errno != errno.ELOOP:  # what O_NOFOLLOW says of a symbolic link
+                    raise Unavailable(f"cannot read the module store at {self._folder}: {error.strerror}") from None
+                self._distrust(digest, "a symbolic link is in its place")
                 return None
             with suppress(OSError):
                 os.utime(self._folder / f"{digest}.json")
@@ -117,7 +122,8 @@ class ModuleStore:
         """Hold the right to compile this module, waiting for whoever holds it now."""
         path = self._folder / f"{digest}.lock"
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with self._writing():
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 if _is_same(path, fd):
@@ -134,22 +140,30 @@ class ModuleStore:
 
     @contextmanager
     def new_file(self, digest: str) -> Iterator[int]:
-        """A descriptor to write compiled code to; the file is gone afterwards unless publish() took it."""
+        """A descriptor to write compiled code to; the file is gone afterwards unless publish() took it.
+
+        For the holder of compiling(): a file of this name was left by a process that died with our id.
+        """
         path = self._temporary(digest)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with self._writing():
+            path.unlink(missing_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             yield fd
         finally:
             path.unlink(missing_ok=True)
             os.close(fd)
 
-    def publish(self, digest: str, fd: int, facts: Facts) -> None:
+    def publish(self, digest: str, fd: int, facts: Facts) -> Held:
         """Make what was written to new_file's descriptor the module's compiled form; durable, whole or not at all."""
-        code = _sha256(fd)
-        os.fsync(fd)
-        self._temporary(digest).rename(self._folder / f"{digest}.cwasm")
-        self._write_index(digest, fd, code, facts)
-        self._evict()
+        with self._writing():
+            code = _sha256(fd)
+            os.fsync(fd)
+            fcntl.flock(fd, fcntl.LOCK_SH)  # before it has a name: nobody may evict what is about to be used
+            self._temporary(digest).rename(self._folder / f"{digest}.cwasm")
+            self._write_index(digest, fd, code, facts)
+            self._evict()
+            return Held(os.dup(fd), facts)
 
     def entries(self) -> list[Entry]:
         """Everything the store holds, of all keys, most recently used first."""
@@ -184,18 +198,32 @@ class ModuleStore:
     def _temporary(self, digest: str) -> Path:
         return self._folder / f"{digest}.{os.getpid()}.tmp"
 
-    def _problem(self, fd: int, digest: str, index: dict[str, Any]) -> str:
-        """Why the open file must not be loaded; empty if it may be."""
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write to the module store at {self._folder}: {error.strerror}; choose another with --root"
+            ) from None
+
+    def _check(self, fd: int, digest: str) -> Facts:
+        """What is known of the open file; raises _Untrusted if it must not be loaded."""
         state = os.fstat(fd)
         if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o022:
-            return "somebody else owns it or may write it"
-        if index["state"] == _state(state):
-            return ""
-        if _sha256(fd) != index["sha256"]:
-            return "its content was changed"
-        # The content is ours all the same: moved or restored from a copy.
-        self._write_index(digest, fd, index["sha256"], _facts(index))
-        return ""
+            raise _Untrusted("somebody else owns it or may write it")
+        try:
+            index = json.loads((self._folder / f"{digest}.json").read_bytes())
+            facts = _facts(index)
+            noted, code = index["state"], index["sha256"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _Untrusted(f"its index cannot be read ({type(error).__name__})") from None
+        if noted != _state(state):
+            if _sha256(fd) != code:
+                raise _Untrusted("its content was changed")
+            with suppress(OSError):  # ours all the same: moved or restored from a copy
+                self._write_index(digest, fd, code, facts)
+        return facts
 
     def _distrust(self, digest: str, problem: str) -> None:
         _log.warning("module store: %s… is thrown away and will be compiled anew: %s", digest[:12], problem)
@@ -203,9 +231,9 @@ class ModuleStore:
 
     def discard(self, digest: str) -> None:
         """Remove a compiled module whatever its state; programs that have it mapped keep it."""
-        for suffix in ("json", "cwasm"):
-            with suppress(FileNotFoundError):
-                (self._folder / f"{digest}.{suffix}").unlink()
+        with self._writing():
+            for suffix in ("json", "cwasm"):
+                (self._folder / f"{digest}.{suffix}").unlink(missing_ok=True)
 
     def _write_index(self, digest: str, fd: int, code: str, facts: Facts) -> None:
         index = {

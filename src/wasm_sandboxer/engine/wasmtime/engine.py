@@ -150,15 +150,12 @@ class WasmtimeEngine:
         waiting: Callable[[float], None] | None = None,
     ) -> Held:
         held = self._store.find(digest)
-        while held is None:
+        if held is None:
             with self._store.compiling(digest):
-                held = self._store.find(digest)
-                if held is None:
-                    self._compile(digest, source, name, waiting)
-            held = held or self._store.find(digest)
+                held = self._store.find(digest) or self._compile(digest, source, name, waiting)
         return held
 
-    def _compile(self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None) -> None:
+    def _compile(self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None) -> Held:
         bounds = Bounds(memory=self._bounds.memory, seconds=self._bounds.seconds)
         with _in_memory(source) as file, self._store.new_file(digest) as target:
             try:
@@ -173,7 +170,7 @@ class WasmtimeEngine:
                 source_size=len(source),
                 compile_seconds=compiled.seconds,
             )
-            self._store.publish(digest, target, facts)
+            return self._store.publish(digest, target, facts)
 
     def _explain(self, failure: JobFailed) -> ResourceExhausted | ModuleError:
         match failure.end:
