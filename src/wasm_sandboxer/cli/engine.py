@@ -22,10 +22,13 @@ _PATIENCE = 0.5  # seconds before a compilation shows that it is under way
 
 def open_store(root: Path | None, capacity: int | None = None) -> "ModuleStore":
     """The module store at this root."""
-    from wasm_sandboxer.engine.store import DEFAULT_CAPACITY, ModuleStore  # noqa: PLC0415  # start-up time
+    from wasm_sandboxer.cli.log import log_to_stderr  # noqa: PLC0415  # start-up time
+    from wasm_sandboxer.engine.store import DEFAULT_CAPACITY, ModuleStore  # noqa: PLC0415
     from wasm_sandboxer.engine.wasmtime.engine import store_key  # noqa: PLC0415
 
-    return ModuleStore(root or default_root(), store_key(), capacity=capacity or DEFAULT_CAPACITY)
+    log_to_stderr()
+    capacity = DEFAULT_CAPACITY if capacity is None else capacity
+    return ModuleStore(root or default_root(), store_key(), capacity=capacity)
 
 
 def open_engine(root: Path | None, compile_memory: int, compile_timeout: float, store_size: int) -> "WasmtimeEngine":

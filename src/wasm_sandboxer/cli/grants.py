@@ -1,8 +1,6 @@
 """What the caller of `run` gives the guest: variables, folders and files."""
 
 import os
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -34,22 +32,35 @@ def _lines(file: Path) -> list[tuple[int, str]]:
         raise InvalidArgument(f"--env-file {file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InvalidArgument(f"--env-file {file}: not text in UTF-8") from None
-    numbered = enumerate(text.splitlines(), 1)
+    numbered = enumerate(text.split("\n"), 1)
     return [(number, line.strip()) for number, line in numbered if line.strip() and not line.lstrip().startswith("#")]
 
 
-def preopens(dirs: tuple[str, ...], cwd: str | None, undo: ExitStack) -> "tuple[Preopen, ...]":
-    """The guest's folders from --dir; what is made for single files is undone by `undo`."""
+def preopens(dirs: tuple[str, ...], cwd: str | None, root: Path) -> "tuple[Preopen, ...]":
+    """The guest's folders from --dir; single files are mounted below root, where only this process sees it."""
     given = [_parse(text) for text in dirs]
-    guests = [preopen.guest for preopen in given]
-    for guest in guests:
-        if guests.count(guest) > 1:
-            raise InvalidArgument(f"--dir: two folders are given the same place, {guest}")
     files = [preopen for preopen in given if not preopen.host.is_dir()]
     folders = [preopen for preopen in given if preopen.host.is_dir()]
+    _check_places(folders, files)
     if files:
-        folders += _file_folders(files, undo)
+        folders += _file_folders(files, root / "files")
     return (*folders, *_working_directory(folders, cwd))
+
+
+def _check_places(folders: "list[Preopen]", files: "list[Preopen]") -> None:
+    """Raise InvalidArgument where the guest would find one thing in the place of another."""
+    places = [PurePosixPath(preopen.guest) for preopen in (*folders, *files)]
+    for place in places:
+        if places.count(place) > 1:
+            raise InvalidArgument(f"--dir: two are given the same place, {place}")
+    for preopen in files:
+        place = PurePosixPath(preopen.guest)
+        if place.name in ("", ".."):
+            raise InvalidArgument(f"--dir {preopen.host}:{place}: this cannot be the name of a file")
+        if place.parent in places:
+            raise InvalidArgument(
+                f"--dir {preopen.host}:{place}: {place.parent} is a folder of its own; give the file another place"
+            )
 
 
 def _parse(text: str) -> "Preopen":
@@ -69,17 +80,20 @@ def _parse(text: str) -> "Preopen":
         raise InvalidArgument(f"--dir {text}: {host}: you may not read it")
     if not (path.is_dir() or path.is_file()):
         raise InvalidArgument(f"--dir {text}: {host} is neither a folder nor a file")
+    try:
+        (guest or host).encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"--dir {text}: WASI knows only paths in UTF-8; give another as HOST:GUEST") from None
     return Preopen(host=path, guest=guest or host, writable=mode != "ro")
 
 
-def _file_folders(files: "list[Preopen]", undo: ExitStack) -> "list[Preopen]":
-    """Folders that hold just these files, in mounts that only this process sees."""
+def _file_folders(files: "list[Preopen]", base: Path) -> "list[Preopen]":
+    """Folders that hold just these files, in mounts that only this process sees and that end with it."""
     from wasm_sandboxer.guest import Preopen  # noqa: PLC0415
     from wasm_sandboxer.linux import mount, namespace  # noqa: PLC0415
 
-    base = Path(tempfile.mkdtemp(prefix="wasm-sandboxer-"))
-    undo.callback(base.rmdir)
     try:
+        base.mkdir(mode=0o700, exist_ok=True)
         namespace.private_mounts()
         mount.mount("tmpfs", base, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=1m")
     except OSError as error:
@@ -87,23 +101,29 @@ def _file_folders(files: "list[Preopen]", undo: ExitStack) -> "list[Preopen]":
             f"--dir {files[0].host}: giving a single file takes root or user namespaces, and this host refuses "
             f"them ({error.strerror}); give its folder instead"
         ) from None
-    undo.callback(mount.unmount, base, mount.MNT_DETACH)
     parents: dict[str, tuple[Path, list[bool]]] = {}
     for preopen in files:
         place = PurePosixPath(preopen.guest)
         parent = str(place.parent)
         folder, writable = parents.setdefault(parent, (base / str(len(parents)), []))
         folder.mkdir(exist_ok=True)
-        target = folder / place.name
-        target.touch()
-        mount.mount(preopen.host, target, flags=mount.MS_BIND)
-        if not preopen.writable:
-            mount.mount(
-                "none", target, flags=mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | _kept_flags(target)
-            )
+        try:
+            _mount_file(preopen, folder / place.name)
+        except OSError as error:
+            raise InvalidArgument(f"--dir {preopen.host}:{place}: {error.strerror}") from None
         writable.append(preopen.writable)
     mount.mount("none", base, flags=mount.MS_REMOUNT | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV)
     return [Preopen(host=folder, guest=guest, writable=any(flags)) for guest, (folder, flags) in parents.items()]
+
+
+def _mount_file(preopen: "Preopen", target: Path) -> None:
+    from wasm_sandboxer.linux import mount  # noqa: PLC0415
+
+    target.touch()
+    mount.mount(preopen.host, target, flags=mount.MS_BIND)
+    if not preopen.writable:
+        flags = mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | _kept_flags(target)
+        mount.mount("none", target, flags=flags)
 
 
 def _kept_flags(target: Path) -> int:

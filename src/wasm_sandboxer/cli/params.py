@@ -38,7 +38,10 @@ def default_root() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/wasm-sandboxer")
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "wasm-sandboxer"
+    try:
+        return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "wasm-sandboxer"
+    except RuntimeError:  # no HOME, and a user that no passwd knows
+        raise InvalidArgument("you have no home to keep compiled modules in; choose a folder with --root") from None
 
 
 def root_option(function: _F) -> _F:

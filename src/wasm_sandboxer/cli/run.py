@@ -9,16 +9,15 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from wasm_sandboxer.cli import BAD_INPUT, complain
+from wasm_sandboxer.cli import BAD_INPUT, complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
-from wasm_sandboxer.cli.params import DURATION, SIZE, store_options
+from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, store_options
 from wasm_sandboxer.errors import InvalidArgument, WasmSandboxerError
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ def run(**options: Any) -> NoReturn:
     2 the module or an option cannot be used.
     """  # fmt: skip
     try:
-        with ExitStack() as undo:
-            code = _run(options, undo)
+        code = _run(options)
     except WasmSandboxerError as error:
         code = _complain(str(error), options)
     except KeyboardInterrupt:
@@ -89,7 +87,7 @@ def run(**options: Any) -> NoReturn:
     _leave(code)
 
 
-def _run(options: dict[str, Any], undo: ExitStack) -> int:
+def _run(options: dict[str, Any]) -> int:
     path, _, function = options["module"].partition("#")
     if options["engine_name"] == "wasmedge":
         raise InvalidArgument("--engine wasmedge is not built in yet; wasmtime runs everything for now")
@@ -97,7 +95,7 @@ def _run(options: dict[str, Any], undo: ExitStack) -> int:
     env = environment(options["env_file"], options["env"])
     with progress(f"compiling {Path(path).name}") as waiting:
         program = engine.load(Path(path), waiting=waiting)
-    guest = _guest(options, Path(path), function or None, env, undo)
+    guest = _guest(options, Path(path), function or None, env)
     try:
         program.check(guest)
     except WasmSandboxerError as error:
@@ -105,17 +103,15 @@ def _run(options: dict[str, Any], undo: ExitStack) -> int:
     return _execute(program, guest, options)
 
 
-def _guest(
-    options: dict[str, Any], path: Path, function: str | None, env: dict[str, str], undo: ExitStack
-) -> "Guest":
+def _guest(options: dict[str, Any], path: Path, function: str | None, env: dict[str, str]) -> "Guest":
     from wasm_sandboxer.guest import Guest, Limits, Network  # noqa: PLC0415  # start-up time
 
-    given = preopens(options["dirs"], options["cwd"], undo)
+    given = preopens(options["dirs"], options["cwd"], options["root"] or default_root())
     if options["cwd"] is not None:
         env.setdefault("PWD", options["cwd"])
     return Guest(
         module=path,
-        argv=(options["name"] or path.name, *options["arguments"]),
+        argv=(options["name"] or one_line(path.name), *options["arguments"]),
         function=function,
         env=tuple(env.items()),
         preopens=given,

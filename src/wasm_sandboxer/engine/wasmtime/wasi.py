@@ -28,7 +28,7 @@ def build(guest: Guest, stdio: Stdio | None = None) -> Any:
         ffi.wasi_config_set_env(config, len(guest.env), names, values)
         for preopen in guest.preopens:
             permissions = _READ | _WRITE if preopen.writable else _READ
-            host, inside = os.fsencode(preopen.host), preopen.guest.encode()
+            host, inside = os.fsencode(preopen.host), _encoded(f"directory {preopen.host}'s path", preopen.guest)
             if not ffi.wasi_config_preopen_dir(config, host, inside, permissions, permissions):
                 raise InvalidArgument(f"cannot open the directory {preopen.host} for the guest's {preopen.guest}")
         if stdio is not None:
@@ -43,14 +43,18 @@ def build(guest: Guest, stdio: Stdio | None = None) -> Any:
 def _strings(what: str, strings: tuple[str, ...] | list[str]) -> Any:
     pointers = (ctypes.c_char_p * len(strings))()
     for index, string in enumerate(strings):
-        try:
-            encoded = string.encode()
-        except UnicodeEncodeError:
-            raise InvalidArgument(f"{what} {index} is not valid UTF-8, which WASI asks for: {string!r}") from None
-        if b"\0" in encoded:
-            raise InvalidArgument(f"{what} {index} has a NUL byte in it: {string!r}")
-        pointers[index] = encoded
+        pointers[index] = _encoded(f"{what} {index}", string)
     return ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(ctypes.c_char)))
+
+
+def _encoded(what: str, string: str) -> bytes:
+    try:
+        encoded = string.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what} is not valid UTF-8, which WASI asks for: {string!r}") from None
+    if b"\0" in encoded:
+        raise InvalidArgument(f"{what} has a NUL byte in it: {string!r}")
+    return encoded
 
 
 def _set_streams(config: Any, stdio: Stdio) -> None:
