@@ -1,0 +1,1 @@
+"""Figures of what the project promises; see `python -m benchmarks --help`."""

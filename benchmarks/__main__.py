@@ -1,0 +1,45 @@
+"""The benchmarks: `./dev bench` runs all, `./dev bench NAME…` those named.
+
+Tables go to stdout, the same figures as JSON to benchmarks/results/NAME.json.
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from benchmarks.report import RESULTS, Report
+
+NAMES = {
+    "engine": "a program from start to end, loading and compiling modules, throughput",
+    "density": "a thousand guests in one process: memory, starting, stopping, what is left",
+    "epoch": "three ways to stop a running guest",
+    "scheduling": "how long a spinning guest takes to die, by who gets the processor",
+    "transport": "what a call over our ttrpc costs (benchmarks.ttrpc in a report)",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what the command line names."""
+    listing = "\n".join(f"  {name:10} {what}" for name, what in NAMES.items())
+    parser = argparse.ArgumentParser(
+        prog="./dev bench",
+        description=__doc__,
+        epilog=f"benchmarks:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    parser.add_argument("--json", type=Path, metavar="DIR", help=f"where results go (default: {RESULTS})")
+    parser.add_argument("--quick", action="store_true", help="few rounds, to see that they run; keeps no results")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    for name in options.names or NAMES:
+        report = Report(name, quick=options.quick)
+        importlib.import_module(f"benchmarks.{name}").bench(report)
+        if options.json or not options.quick:
+            print(f"\n{report.save(options.json or RESULTS)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
