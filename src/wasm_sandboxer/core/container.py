@@ -53,16 +53,23 @@ class Container:
         async with self._lock:
             self.state.require("start", f"container {self.id}")
             try:
-                self._execution = await self._executor.start(self._program, self.guest, self._stdio, self.id)
+                self._execution = self._executor.prepare(self._program, self.guest, self._stdio, self.id)
+                await self._execution.begin()
             except Exception as error:
                 self._set_stopped(Exit(code=128, reason=Reason.FAILED, message=str(error)))
                 raise
-            self.state = State.RUNNING
-            self._execution.ended.add_done_callback(lambda ended: self._set_stopped(ended.result()))
+            except asyncio.CancelledError:
+                self._set_running()
+                self._stop(signal.SIGKILL)  # nobody would know that it runs
+                raise
+            self._set_running()
 
     async def kill(self, number: int) -> None:
         """Do what the signal does to a program without handlers; a container that never started is STOPPED."""
         action = action_of(number)
+        if action is Action.STOP and self.state is State.CREATED and self._execution is not None:
+            self._stop(number)  # it is starting and holds the lock: a module's start function may take for ever
+            return
         async with self._lock:
             self.state.require("kill", f"container {self.id}")
             if action is Action.STOP:
@@ -110,6 +117,11 @@ class Container:
         assert self._execution is not None
         self._execution.resume()
         self.state = State.RUNNING
+
+    def _set_running(self) -> None:
+        assert self._execution is not None
+        self.state = State.RUNNING
+        self._execution.ended.add_done_callback(lambda ended: self._set_stopped(ended.result()))
 
     def _set_stopped(self, end: Exit) -> None:
         if end.reason is Reason.STOPPED:

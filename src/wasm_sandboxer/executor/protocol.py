@@ -13,8 +13,14 @@ class Execution(Protocol):
     pid: int  # of the thread or process, for people and for State
     ended: asyncio.Future[Exit]  # never has an exception
 
+    async def begin(self) -> None:
+        """Start the guest; returns once its instance is made, or it was stopped before.
+
+        Raises ModuleError or another domain error if it cannot begin; nothing is left then.
+        """
+
     def stop(self) -> None:
-        """End the guest now; idempotent. `ended` follows."""
+        """End the guest now, also one that is only beginning; idempotent. `ended` follows."""
 
     def pause(self) -> None:
         """Hold the guest; its CPU time stands still."""
@@ -32,8 +38,5 @@ class Execution(Protocol):
 class Executor(Protocol):
     """Starts guests one way: on threads, in processes."""
 
-    async def start(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> Execution:
-        """Begin the guest; returns once its instance is made. `name` is for ps.
-
-        Raises ModuleError or another domain error if it cannot begin; nothing is left then.
-        """
+    def prepare(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> Execution:
+        """The guest, not begun: whoever begins it can stop it meanwhile. `name` is for ps."""

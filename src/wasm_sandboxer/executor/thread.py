@@ -42,11 +42,9 @@ class ThreadExecutor:
         # write it arrives in ends with EINTR.
         signal.signal(WAKE_SIGNAL, lambda *_: None)
 
-    async def start(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> "ThreadExecution":
+    def prepare(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> "ThreadExecution":
         """See Executor."""
-        execution = ThreadExecution(program, guest, stdio, name, self._nice)
-        await execution.begin()
-        return execution
+        return ThreadExecution(program, guest, stdio, name, self._nice)
 
 
 class ThreadExecution:
@@ -67,7 +65,7 @@ class ThreadExecution:
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
 
     async def begin(self) -> None:
-        """Start the thread and wait until the guest's instance is made; raises what kept it from that."""
+        """See Execution."""
         try:
             _thread.start_new_thread(self._run, ())
         except RuntimeError as error:
@@ -153,6 +151,7 @@ class ThreadExecution:
         self._control.close()
         if not self._began.done():
             self._began.set_exception(error)
+            self._began.exception()  # whoever waited may have been cancelled
         self.ended.set_result(Exit(code=TRAP_EXIT_CODE, reason=Reason.FAILED, message=str(error)))
 
     def _end(self, end: Exit) -> None:
