@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer import logs
-from wasm_sandboxer.api.services import CONTROLLER, SERVICES, TASK
+from wasm_sandboxer.api.services import ADMIN, CONTROLLER, SERVICES, TASK
 from wasm_sandboxer.config import Config
 from wasm_sandboxer.core.events import EventQueue
 from wasm_sandboxer.core.records import Records
@@ -26,6 +26,7 @@ from wasm_sandboxer.errors import FailedPrecondition, Unavailable
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
+from wasm_sandboxer.rpc.admin import Admin
 from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller
 from wasm_sandboxer.rpc.errors import translate
@@ -89,7 +90,9 @@ async def _sockets(config: Config, sandboxer: Sandboxer) -> AsyncIterator[None]:
     controller = Controller(sandboxer, f"ttrpc+unix://{config.task_listen}")
     task = Task(sandboxer)
     methods = {name: Method(rpc.request, rpc.response, getattr(task, name)) for name, rpc in SERVICES[TASK].items()}
-    ttrpc = TtrpcServer({TASK: methods}, observe=log_call, translate=translate)
+    admin = Admin(sandboxer)
+    ours = {name: Method(rpc.request, rpc.response, getattr(admin, name)) for name, rpc in SERVICES[ADMIN].items()}
+    ttrpc = TtrpcServer({TASK: methods, ADMIN: ours}, observe=log_call, translate=translate)
     grpc = make_server({CONTROLLER: controller, TASK: task})
     await ttrpc.start(_bind(config.task_listen))
     _clear(config.listen)

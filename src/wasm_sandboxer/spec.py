@@ -12,6 +12,8 @@ from typing import Any
 
 from wasm_sandboxer.errors import InvalidArgument
 
+SANDBOX_ID = "io.kubernetes.cri.sandbox-id"  # the annotation that CRI gives the containers of a pod
+
 # Mount types that make a Linux container's own system folders; a guest has no use for them.
 SYSTEM_MOUNTS = frozenset(
     {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs", "securityfs"}

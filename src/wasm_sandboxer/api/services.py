@@ -10,9 +10,9 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from wasm_sandboxer.api import events_pb2, sandbox_pb2, task_pb2
+from wasm_sandboxer.api import admin_pb2, events_pb2, sandbox_pb2, task_pb2
 
-__all__ = ["CONTROLLER", "EVENTS", "SERVICES", "TASK", "Rpc"]
+__all__ = ["ADMIN", "CONTROLLER", "EVENTS", "SERVICES", "TASK", "Rpc"]
 
 
 class Rpc(NamedTuple):
@@ -38,11 +38,13 @@ def _services(*services: ServiceDescriptor) -> Mapping[str, Mapping[str, Rpc]]:
     }
 
 
+ADMIN = "wasm_sandboxer.admin.v1.Admin"
 CONTROLLER = "containerd.services.sandbox.v1.Controller"
 EVENTS = "containerd.services.events.v1.Events"
 TASK = "containerd.task.v3.Task"
 
 SERVICES: Mapping[str, Mapping[str, Rpc]] = _services(
+    admin_pb2.DESCRIPTOR.services_by_name["Admin"],
     sandbox_pb2.DESCRIPTOR.services_by_name["Controller"],
     events_pb2.DESCRIPTOR.services_by_name["Events"],
     task_pb2.DESCRIPTOR.services_by_name["Task"],

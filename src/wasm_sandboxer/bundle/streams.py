@@ -33,9 +33,14 @@ class StreamNames:
 class Streams:
     """The opened streams of one process. Made in a worker thread; the rest is for the loop's."""
 
-    def __init__(self, names: StreamNames, container: str, namespace: str) -> None:
-        """Open everything; raises InvalidArgument that names the stream. Nothing stays open then."""
+    def __init__(self, names: StreamNames, container: str, namespace: str, *, hold_stdin: bool = False) -> None:
+        """Open everything; raises InvalidArgument that names the stream. Nothing stays open then.
+
+        With `hold_stdin` the input does not end with its writers, who come and go as CRI's clients attach, but
+        only by close_stdin(). Others, as ctr, may end it by leaving.
+        """
         self.names = names
+        self._hold_stdin = hold_stdin
         self._container = container
         self._namespace = namespace
         self._writers = ExitStack()  # until the guest has ended
@@ -115,8 +120,7 @@ class Streams:
         path = _local(name, "stdin")
         reader = _open(path, os.O_RDONLY | os.O_NONBLOCK, "stdin")
         self._keepers.callback(os.close, reader)
-        if stat.S_ISFIFO(os.fstat(reader).st_mode):
-            # Held open so that the guest waits for the first writer instead of seeing the end of file.
+        if self._hold_stdin and stat.S_ISFIFO(os.fstat(reader).st_mode):
             self._stdin_keeper = _open(path, os.O_WRONLY | os.O_NONBLOCK, "stdin")
         return reader
 

@@ -23,6 +23,11 @@ _VERBS = {
     "compile": "compile:compile_modules",
     "modules": "modules:modules",
     "serve": "serve:serve",
+    "ps": "ps:ps",
+    "show": "show:show",
+    "kill": "kill:kill",
+    "stats": "stats:stats",
+    "containerd-config": "containerd_config:containerd_config",
 }
 
 

@@ -23,9 +23,8 @@ from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
 from wasm_sandboxer.core.task import Request, Task, TaskProcess, Tools, dead_task, prepare
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from wasm_sandboxer.guest import Network
-from wasm_sandboxer.spec import Spec
+from wasm_sandboxer.spec import SANDBOX_ID, Spec
 
-SANDBOX_ID = "io.kubernetes.cri.sandbox-id"  # the annotation that CRI gives its containers
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _LONGEST = 76  # containerd's own bound on identifiers
 _log = logging.getLogger(__name__)

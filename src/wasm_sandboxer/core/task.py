@@ -27,7 +27,7 @@ from wasm_sandboxer.errors import AlreadyExists, NotFound, WasmSandboxerError
 from wasm_sandboxer.executor.protocol import Executor
 from wasm_sandboxer.guest import Exit, Guest, Network, Reason
 from wasm_sandboxer.lifecycle import State
-from wasm_sandboxer.spec import Process, Resources, Spec, parse
+from wasm_sandboxer.spec import SANDBOX_ID, Process, Resources, Spec, parse
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class TaskProcess:
         self.id = ident
         self.run = run
         self.streams = streams
+        self.started_at = 0.0
         self.exited_at = 0.0
         # Set when the exit may be told: for the init process that is after its execs have ended.
         self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -104,6 +105,7 @@ class Task:
     annotations: Mapping[str, str] = field(default_factory=dict)
     execs: dict[str, TaskProcess] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    created_at: float = field(default_factory=time.time)
 
     def process(self, exec_id: str) -> TaskProcess:
         """The init process for an empty id, else that exec; raises NotFound."""
@@ -125,6 +127,7 @@ class Task:
             await process.run.start()
         finally:
             process.run.exit.add_done_callback(lambda _: self._ended(process))
+        process.started_at = time.time()
         if exec_id:
             self._publish(Topic.EXEC_STARTED, exec_id=exec_id, pid=process.pid)
         else:
@@ -213,7 +216,7 @@ class Task:
     def _prepare_exec(self, process: Process, names: StreamNames) -> tuple[Guest, Program, Streams]:
         guest = with_process(self.guest, process)
         program = _load(self.tools.engine, guest, process)
-        return guest, program, Streams(names, self.id, self.namespace)
+        return guest, program, Streams(names, self.id, self.namespace, hold_stdin=bool(self.sandbox))
 
     def _interrupt(self, process: TaskProcess, number: int) -> None:
         async def kill() -> None:
@@ -288,7 +291,8 @@ def prepare(request: Request, tools: Tools, network: Callable[[Spec], Network]) 
             make_read_only(root)
         guest = derive_guest(spec, root, volumes, network=network(spec), default_memory=tools.default_memory)
         program = _load(tools.engine, guest, spec.process)
-        streams = Streams(request.streams, request.id, request.namespace)
+        in_pod = SANDBOX_ID in spec.annotations
+        streams = Streams(request.streams, request.id, request.namespace, hold_stdin=in_pod)
         undo.callback(streams.close)
         return Prepared(spec=spec, guest=guest, program=program, streams=streams, undo=undo.pop_all())
 

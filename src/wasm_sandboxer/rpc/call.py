@@ -8,7 +8,7 @@ from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
 
 _NAMESPACE_KEYS = ("containerd-namespace-ttrpc", "containerd-namespace")
 # Asked often, or told by nobody: of interest only to who debugs.
-_QUIET = frozenset({"State", "Status", "Platform", "Pids", "Connect", "Stats", "Metrics", "Wait"})
+_QUIET = frozenset({"State", "Status", "Platform", "Pids", "Connect", "Stats", "Metrics", "Wait", "List"})
 # Part of the ordinary course of a container's end.
 _EXPECTED = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED, StatusCode.FAILED_PRECONDITION})
 _log = logging.getLogger("wasm_sandboxer.rpc")

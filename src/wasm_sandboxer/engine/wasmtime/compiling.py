@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from dataclasses import asdict, dataclass
 
@@ -14,6 +15,9 @@ from wasm_sandboxer.engine.wasm import Memory
 from wasm_sandboxer.engine.wasmtime.runtime import configuration
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.forking.jobs import Jobs
+
+# Where text is wrong, and below it a picture of that, which takes more than one line.
+_PLACE_IN_TEXT = re.compile(r"\s*--> <anon>:(\d+):(\d+)\n.*", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,7 @@ def _refusal(reason: str) -> bytes:
 
 def _one_line(report: str) -> str:
     """The engine's report of an invalid module, its causes joined: "…: type mismatch (at offset 0x2a)"."""
+    report = _PLACE_IN_TEXT.sub(r" (line \1, column \2)", report)
     lines = [line.strip() for line in report.splitlines()]
     wanted = [line for line in lines if line and line != "Caused by:"]
     return ": ".join(line.split(": ", 1)[1] if line[0].isdigit() and ": " in line else line for line in wanted)

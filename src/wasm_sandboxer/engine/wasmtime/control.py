@@ -4,6 +4,7 @@ import ctypes
 import select
 import struct
 import threading
+from collections.abc import Callable
 
 import wasmtime
 
@@ -28,6 +29,7 @@ class CellControl:
         self._lock = threading.Lock()
         self._closed = False
         self._paused = False
+        self._measure: Callable[[], int] | None = None
         self.stopped = False
         self._cell = (ctypes.c_uint64 * (thunks.CELL_SIZE // _WORD))()
         self.address = ctypes.addressof(self._cell)
@@ -74,9 +76,15 @@ class CellControl:
             if not self._closed:
                 self._release()
 
+    def watch(self, measure: Callable[[], int] | None) -> None:
+        """Say how much memory the guest has, from when its store can be asked until just before it goes."""
+        with self._lock:
+            self._measure = measure
+
     def memory(self) -> int:
-        """See Control. Unknown while the guest runs: the engine tells only the guest's own thread."""
-        return 0
+        """See Control."""
+        with self._lock:
+            return self._measure() if self._measure is not None else 0
 
     def close(self) -> None:
         """See Control."""

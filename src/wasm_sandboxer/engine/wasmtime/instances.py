@@ -51,6 +51,7 @@ class Instances:
     context: Any
     trampoline: Any
     guest: Any = None
+    memory: Any = None  # the guest's, as an extern, if it exports one
 
     def export(self, name: bytes) -> Any:
         """The guest's export as an extern, or None."""
@@ -61,11 +62,14 @@ class Instances:
         return self._global(b"exit_code") & 0xFFFFFFFF if self._global(b"exited") else None
 
     def memory_size(self) -> int:
-        """Bytes of the guest's memory: its peak too, since a linear memory never shrinks."""
-        memory = self.export(b"memory")
-        if memory is None or memory.kind != binding.MEMORY:
+        """Bytes of the guest's memory; at the end its peak too, since a linear memory never shrinks.
+
+        Other threads may ask while the guest runs, as long as the store lives: the engine keeps the length in
+        an atomic word, and nothing else that changes is read on the way there.
+        """
+        if self.memory is None:
             return 0
-        size: int = ffi.wasmtime_memory_data_size(self.context, ctypes.byref(memory.of.memory))
+        size: int = ffi.wasmtime_memory_data_size(self.context, ctypes.byref(self.memory.of.memory))
         return size
 
     def _global(self, name: bytes) -> int:
@@ -103,7 +107,9 @@ def instantiate(
         error.exit_status = made.exit_code()
         raise
     memory = made.export(b"memory")
-    if memory is not None and memory.kind == binding.MEMORY and any(item.is_shimmed for item in imports):
+    if memory is not None and memory.kind == binding.MEMORY:
+        made.memory = memory
+    if made.memory is not None and any(item.is_shimmed for item in imports):
         _add_shim(runtime, made, memory, control, stdio)
     return made
 

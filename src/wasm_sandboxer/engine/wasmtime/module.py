@@ -93,6 +93,7 @@ class CoreProgram:
                 if error.exit_status is None and not (error.trap or control.stopped):
                     raise ModuleError(f"its instance could not be made: {error.first_line}") from None
                 return traps.exit_of(error, stopped=control.stopped)
+            control.watch(made.memory_size)
             ready()
             try:
                 self._enter(made, name, arguments, stdio.stdout)
@@ -100,6 +101,8 @@ class CoreProgram:
             except EngineError as error:
                 error.exit_status = made.exit_code()
                 end = traps.exit_of(error, stopped=control.stopped)
+            finally:
+                control.watch(None)
             return dataclasses.replace(end, peak_memory=made.memory_size())
 
     def _find_missing(self) -> str:
