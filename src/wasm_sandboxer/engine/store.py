@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wasm_sandboxer.engine.interface import Interface
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Memory
 from wasm_sandboxer.errors import FailedPrecondition, NotFound, Unavailable
@@ -41,6 +42,7 @@ class Facts:
 
     kind: Kind
     memories: tuple[Memory, ...]
+    interface: Interface | None  # None for a component, whose types the engine tells
     source: str  # the name it had when it was compiled, for people
     source_size: int
     compile_seconds: float
@@ -319,7 +321,8 @@ def _is_same(path: Path, fd: int) -> bool:
 def _facts(index: dict[str, Any]) -> Facts:
     facts = index["facts"]
     memories = tuple(Memory(**memory) for memory in facts["memories"])
-    return Facts(**{**facts, "kind": Kind(facts["kind"]), "memories": memories})
+    interface = None if facts["interface"] is None else Interface.from_json(facts["interface"])
+    return Facts(**{**facts, "kind": Kind(facts["kind"]), "memories": memories, "interface": interface})
 
 
 def _entry(index_path: Path) -> Entry | None:

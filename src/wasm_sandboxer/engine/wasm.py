@@ -104,26 +104,27 @@ def _memories(data: bytes, depth: int) -> Iterator[Memory]:
     if depth > _MAX_NESTING:
         raise ModuleError(f"components are nested more than {_MAX_NESTING} deep")
     nested = (_CORE_MODULE_SECTION, _COMPONENT_SECTION) if kind_of(data) is Kind.COMPONENT else ()
-    for number, body in _sections(data):
+    for number, body in sections(data):
         if number in nested:
             yield from _memories(body, depth + 1)
         elif nested:
             continue
         elif number == _MEMORY_SECTION:
-            reader = _Reader(body)
+            reader = Reader(body)
             yield from [reader.memory() for _ in range(reader.number())]
         elif number == _IMPORT_SECTION:
-            yield from _imported_memories(_Reader(body))
+            yield from _imported_memories(Reader(body))
 
 
-def _sections(data: bytes) -> Iterator[tuple[int, bytes]]:
-    reader = _Reader(data, 8)
+def sections(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The sections of a binary, by number; raises IndexError where one runs past the end."""
+    reader = Reader(data, 8)
     while not reader.at_end():
         number = reader.byte()
         yield number, reader.take(reader.number())
 
 
-def _imported_memories(reader: "_Reader") -> Iterator[Memory]:
+def _imported_memories(reader: "Reader") -> Iterator[Memory]:
     for _ in range(reader.number()):
         reader.take(reader.number())
         reader.take(reader.number())
@@ -134,22 +135,29 @@ def _imported_memories(reader: "_Reader") -> Iterator[Memory]:
             return  # a kind that a later proposal adds: the engine will say
 
 
-class _Reader:
-    """A position in bytes; raises IndexError at their end."""
+class Reader:
+    """A position in bytes; every reading raises IndexError at their end."""
 
     def __init__(self, data: bytes, position: int = 0) -> None:
         self._data = data
         self._position = position
 
     def at_end(self) -> bool:
+        """Whether everything is read."""
         return self._position >= len(self._data)
 
+    def peek(self) -> int:
+        """The next byte, which stays the next."""
+        return self._data[self._position]
+
     def byte(self) -> int:
+        """The next byte."""
         value = self._data[self._position]
         self._position += 1
         return value
 
     def take(self, count: int) -> bytes:
+        """The next bytes."""
         if self._position + count > len(self._data):
             raise IndexError
         start, self._position = self._position, self._position + count
@@ -167,7 +175,12 @@ class _Reader:
             if shift > 63:
                 raise IndexError
 
+    def name(self) -> str:
+        """Text with its length before it."""
+        return self.take(self.number()).decode()
+
     def memory(self, *, imported: bool = False) -> Memory:
+        """A memory's limits, or a table's, which are written alike."""
         flags = self.byte()
         minimum = self.number()
         maximum = self.number() if flags & 1 else None

@@ -10,6 +10,7 @@ import wasmtime
 import wasmtime.component
 
 from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.engine.interface import Interface, interface_of
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Memory
 from wasm_sandboxer.engine.wasmtime.runtime import configuration
@@ -26,6 +27,7 @@ class Compiled:
 
     kind: Kind
     memories: tuple[Memory, ...]
+    interface: Interface | None
     seconds: float
 
 
@@ -45,6 +47,7 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         engine = wasmtime.Engine(configuration())
         load = wasmtime.component.Component if kind is Kind.COMPONENT else wasmtime.Module
         code = load(engine, binary).serialize()
+        interface = interface_of(binary) if kind is Kind.MODULE else None
     except wasmtime.WasmtimeError as error:
         return _refusal(_one_line(str(error)))
     except ModuleError as error:
@@ -52,10 +55,8 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
     view = memoryview(code)
     while view:
         view = view[os.write(target, view) :]
-    seconds = time.perf_counter() - begun
-    return json.dumps(
-        {"kind": kind, "memories": [asdict(memory) for memory in memories], "seconds": seconds}
-    ).encode()
+    compiled = Compiled(kind=kind, memories=memories, interface=interface, seconds=time.perf_counter() - begun)
+    return json.dumps(asdict(compiled)).encode()
 
 
 def read_answer(answer: bytes) -> Compiled:
@@ -63,8 +64,13 @@ def read_answer(answer: bytes) -> Compiled:
     found = json.loads(answer)
     if "refused" in found:
         raise ModuleError(found["refused"])
-    memories = tuple(Memory(**memory) for memory in found["memories"])
-    return Compiled(kind=Kind(found["kind"]), memories=memories, seconds=found["seconds"])
+    interface = found["interface"]
+    return Compiled(
+        kind=Kind(found["kind"]),
+        memories=tuple(Memory(**memory) for memory in found["memories"]),
+        interface=Interface.from_json(interface) if interface else None,
+        seconds=found["seconds"],
+    )
 
 
 def _translate(text: bytes) -> bytes:

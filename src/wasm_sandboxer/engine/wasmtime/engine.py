@@ -20,7 +20,6 @@ from pathlib import Path
 import wasmtime
 
 from wasm_sandboxer.engine import wasm
-from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
@@ -135,11 +134,11 @@ class WasmtimeEngine:
         return program
 
     def _program(self, digest: str, held: Held) -> CoreProgram | ComponentProgram:
-        memories = held.facts.memories
-        if held.facts.kind is Kind.COMPONENT:
+        facts = held.facts
+        if facts.interface is None:
             component = self.runtime.load_component(held.path)
-            return ComponentProgram(self.runtime, component, digest, memories)
-        return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, memories)
+            return ComponentProgram(self.runtime, component, digest, facts.memories)
+        return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, facts)
 
     def _held(
         self,
@@ -166,6 +165,7 @@ class WasmtimeEngine:
             facts = Facts(
                 kind=compiled.kind,
                 memories=compiled.memories,
+                interface=compiled.interface,
                 source=name,
                 source_size=len(source),
                 compile_seconds=compiled.seconds,

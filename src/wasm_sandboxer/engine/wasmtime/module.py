@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import wasmtime
 
 from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
-from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.store import Facts
 from wasm_sandboxer.engine.wasmtime import binding, traps, values, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
@@ -29,29 +28,17 @@ class CoreProgram:
 
     kind = Kind.MODULE
 
-    def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, memories: tuple[Memory, ...]) -> None:
+    def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, facts: Facts) -> None:
+        assert facts.interface is not None  # a component has none
         self.digest = digest
-        self.memories = memories
+        self.memories = facts.memories
+        self.imports: tuple[ImportItem, ...] = facts.interface.imports
+        self.exports: tuple[ExportItem, ...] = facts.interface.exports
+        self._functions = facts.interface.functions
         self._runtime = runtime
         self._module = module
-        self._imports = [Import(item.module.encode(), (item.name or "").encode()) for item in module.imports]
-        self._functions = {
-            item.name: item.type for item in module.exports if isinstance(item.type, wasmtime.FuncType)
-        }
+        self._imports = [Import(item.module.encode(), item.name.encode()) for item in self.imports]
         self._missing = self._find_missing()
-
-    @functools.cached_property
-    def imports(self) -> tuple[ImportItem, ...]:
-        """See Program."""
-        return tuple(
-            ImportItem(module=item.module, name=item.name or "", type=_type_text(item.type))
-            for item in self._module.imports
-        )
-
-    @functools.cached_property
-    def exports(self) -> tuple[ExportItem, ...]:
-        """See Program."""
-        return tuple(ExportItem(name=item.name, type=_type_text(item.type)) for item in self._module.exports)
 
     def needs(self) -> list[str]:
         """See Program."""
@@ -120,7 +107,7 @@ class CoreProgram:
             return guest.function, values.parse_arguments(guest.function, ty, guest.argv[1:])
         for name in (COMMAND, "", REACTOR):
             if name in self._functions:
-                if list(self._functions[name].params):
+                if self._functions[name].params:
                     raise ModuleError(f"its {name} takes parameters, so it is no WASI command")
                 return name, []
         raise ModuleError(f"it has no {COMMAND} to run{self._what_it_exports()}")
@@ -140,9 +127,9 @@ class CoreProgram:
             self._call(made, name, arguments, out)
 
     def _call(self, made: Instances, name: str, arguments: list[int | float], out: int | None) -> None:
-        ty = self._functions[name]
-        results = [str(result) for result in ty.results]
-        raw = [binding.value(str(kind), number) for kind, number in zip(ty.params, arguments, strict=True)]
+        signature = self._functions[name]
+        results = signature.results
+        raw = [binding.value(kind, number) for kind, number in zip(signature.params, arguments, strict=True)]
         given = (ffi.wasmtime_val_t * len(raw))(*raw)
         returned = (ffi.wasmtime_val_t * len(results))()
         function = made.export(name.encode()).of.func
@@ -156,17 +143,3 @@ class CoreProgram:
 def _result(kind: str, value: Any) -> str:
     known = kind in {"i32", "i64", "f32", "f64"}
     return values.format_result(kind, getattr(value.of, kind)) if known else f"({kind})"
-
-
-def _type_text(ty: Any) -> str:
-    match ty:
-        case wasmtime.FuncType():
-            return f"func {values.signature(ty)}"
-        case wasmtime.MemoryType():
-            top = "" if ty.limits.max is None else f", at most {ty.limits.max}"
-            return f"memory of {ty.limits.min} page{'' if ty.limits.min == 1 else 's'}{top}"
-        case wasmtime.TableType():
-            return f"table of {ty.limits.min} {ty.element}"
-        case wasmtime.GlobalType():
-            return f"{'mutable ' if ty.mutable else ''}global {ty.content}"
-    return type(ty).__name__.removesuffix("Type").lower()

@@ -4,27 +4,19 @@ import re
 import struct
 from typing import Any
 
-import wasmtime
-
+from wasm_sandboxer.engine.interface import Signature
 from wasm_sandboxer.errors import ModuleError
 
 _BITS = {"i32": 32, "i64": 64}
 _FLOAT = {"f32": "<f", "f64": "<d"}
 
 
-def signature(ty: wasmtime.FuncType) -> str:
-    """A function type for people: "(i32, i64) -> f64"."""
-    results = ", ".join(str(result) for result in ty.results)
-    arrow = f" -> ({results})" if len(ty.results) > 1 else f" -> {results}" if results else ""
-    return f"({', '.join(str(param) for param in ty.params)}){arrow}"
-
-
-def parse_arguments(function: str, ty: wasmtime.FuncType, arguments: tuple[str, ...]) -> list[int | float]:
+def parse_arguments(function: str, signature: Signature, arguments: tuple[str, ...]) -> list[int | float]:
     """The arguments as the function's parameters; raises ModuleError that names the one that does not fit."""
-    params = [str(param) for param in ty.params]
+    params = signature.params
     if len(arguments) != len(params):
         takes = f"{len(params)} argument{'' if len(params) == 1 else 's'}"
-        raise ModuleError(f"{function}{signature(ty)} takes {takes}, {len(arguments)} given")
+        raise ModuleError(f"{function}{signature} takes {takes}, {len(arguments)} given")
     return [
         _parse(f"argument {index} of {function}", param, text)
         for index, (param, text) in enumerate(zip(params, arguments, strict=True), 1)
