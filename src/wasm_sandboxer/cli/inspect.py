@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wasm_sandboxer.cli import one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.params import store_options
 from wasm_sandboxer.units import format_size
@@ -39,6 +40,7 @@ def _describe(path: Path, program: Any) -> dict[str, Any]:
         "memories": [
             {"minimum": memory.minimum << 16, "maximum": None if memory.maximum is None else memory.maximum << 16}
             for memory in program.memories
+            if not memory.imported
         ],
         "imports": imports,
         "exports": [{"name": item.name, "type": item.type} for item in program.exports],
@@ -48,7 +50,7 @@ def _describe(path: Path, program: Any) -> dict[str, Any]:
 
 def _text(about: dict[str, Any]) -> str:
     lines = [
-        f"Module:   {about['module']}",
+        f"Module:   {one_line(about['module'])}",
         f"Kind:     {about['kind']}",
         f"Size:     {format_size(about['size'])}",
         f"Digest:   {about['digest']}",
@@ -56,10 +58,14 @@ def _text(about: dict[str, Any]) -> str:
     for memory in about["memories"]:
         top = "" if memory["maximum"] is None else f", at most {format_size(memory['maximum'])}"
         lines.append(f"Memory:   {format_size(memory['minimum'])} at the start{top}")
-    lines += ["Needs:", *(f"  {need}" for need in about["needs"])]
+    lines += ["Needs:", *(f"  {one_line(need)}" for need in about["needs"])]
     lines.append("Imports:" if about["imports"] else "Imports:  none")
     for module, items in about["imports"].items():
-        lines += [f"  {module}", *(f"    {item['name']}: {item['type']}" for item in items)]
+        lines += [f"  {one_line(module)}", *(f"    {_item(item)}" for item in items)]
     lines.append("Exports:" if about["exports"] else "Exports:  none")
-    lines += [f"  {item['name']}: {item['type']}" for item in about["exports"]]
+    lines += [f"  {_item(item)}" for item in about["exports"]]
     return "\n".join(lines)
+
+
+def _item(item: dict[str, str]) -> str:
+    return one_line(f"{item['name']}: {item['type']}" if item["name"] else item["type"])

@@ -18,7 +18,7 @@ from wasm_sandboxer.cli import BAD_INPUT, complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
 from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, store_options
-from wasm_sandboxer.errors import InvalidArgument, WasmSandboxerError
+from wasm_sandboxer.errors import InvalidArgument, ModuleError, WasmSandboxerError
 
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.protocol import Program
@@ -98,9 +98,9 @@ def _run(options: dict[str, Any]) -> int:
     guest = _guest(options, Path(path), function or None, env)
     try:
         program.check(guest)
-    except WasmSandboxerError as error:
-        raise type(error)(f"{path}: {error}") from None
-    return _execute(program, guest, options)
+        return _execute(program, guest, options)
+    except ModuleError as error:
+        raise ModuleError(f"{path}: {error}") from None
 
 
 def _guest(options: dict[str, Any], path: Path, function: str | None, env: dict[str, str]) -> "Guest":
