@@ -199,13 +199,10 @@ class Sandboxer:
         if sandbox is not None and sandbox.stopped.done():
             raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox_id} is stopped")
 
-    def _network_of(self, spec: Spec) -> Network:
+    def _network_of(self, namespace: str, spec: Spec) -> Network:
         """The host's network for pods that have it; others have none until guests enter their namespaces."""
-        ident = spec.annotations.get(SANDBOX_ID, "")
-        for (_, sandbox_id), sandbox in list(self._sandboxes.items()):
-            if sandbox_id == ident and not sandbox.record.netns_path:
-                return Network.HOST
-        return Network.NONE
+        sandbox = self._sandboxes.get((namespace, spec.annotations.get(SANDBOX_ID, "")))
+        return Network.HOST if sandbox is not None and not sandbox.record.netns_path else Network.NONE
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         root = Path(record["root"])

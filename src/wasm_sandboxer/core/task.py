@@ -275,7 +275,7 @@ class Task:
         self.tools.publish(Event(topic=topic, namespace=self.namespace, container=self.id, details=details))
 
 
-def prepare(request: Request, tools: Tools, network: Callable[[Spec], Network]) -> Prepared:
+def prepare(request: Request, tools: Tools, network: Callable[[str, Spec], Network]) -> Prepared:
     """Everything that a container needs before it can start; in a worker thread.
 
     Raises a domain error that says what is wrong; nothing is left then.
@@ -289,7 +289,9 @@ def prepare(request: Request, tools: Tools, network: Callable[[Spec], Network]) 
             add_files(root, volumes.inside, undo)
         if spec.root_read_only:
             make_read_only(root)
-        guest = derive_guest(spec, root, volumes, network=network(spec), default_memory=tools.default_memory)
+        guest = derive_guest(
+            spec, root, volumes, network=network(request.namespace, spec), default_memory=tools.default_memory
+        )
         program = _load(tools.engine, guest, spec.process)
         in_pod = SANDBOX_ID in spec.annotations
         streams = Streams(request.streams, request.id, request.namespace, hold_stdin=in_pod)

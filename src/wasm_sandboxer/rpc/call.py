@@ -1,7 +1,10 @@
 """What a handler of ours needs to know of a call, whatever transport brought it; and what its log line names."""
 
+import asyncio
+import functools
 import logging
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
@@ -12,6 +15,8 @@ _QUIET = frozenset({"State", "Status", "Platform", "Pids", "Connect", "Stats", "
 # Part of the ordinary course of a container's end.
 _EXPECTED = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED, StatusCode.FAILED_PRECONDITION})
 _log = logging.getLogger("wasm_sandboxer.rpc")
+_Handler = TypeVar("_Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
+_running: set["asyncio.Task[Any]"] = set()  # held here, since the loop itself holds tasks only weakly
 
 
 class Context(Protocol):
@@ -32,6 +37,28 @@ def namespace_of(context: Context) -> str:
         if value := context.metadata.get(key):
             return str(value)
     raise InvalidArgument(f"the call names no namespace: metadata {_NAMESPACE_KEYS[1]} is missing")
+
+
+def to_the_end(handler: _Handler) -> _Handler:
+    """Let a handler that changes something run to its end even if its client has gone or lost patience.
+
+    What it has begun is then whole, and containerd's next call finds it: after a failed Create it sends Delete.
+    """
+
+    @functools.wraps(handler)
+    async def run(self: Any, request: Any, context: Context) -> Any:
+        task = asyncio.ensure_future(handler(self, request, context))
+        _running.add(task)
+        task.add_done_callback(_finished)
+        return await asyncio.shield(task)
+
+    return run  # type: ignore[return-value]
+
+
+def _finished(task: "asyncio.Task[Any]") -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # told to the client, if there still is one; unasked, asyncio would complain
 
 
 def log_call(context: Context, error: RpcError | None, seconds: float) -> None:

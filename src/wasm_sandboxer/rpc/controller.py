@@ -8,7 +8,7 @@ from wasm_sandboxer.api import sandbox_pb2 as pb
 from wasm_sandboxer.core.sandbox import Sandbox
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.errors import NotFound
-from wasm_sandboxer.rpc.call import Context, namespace_of
+from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
 from wasm_sandboxer.rpc.convert import platform_message, sandbox_record, timestamp
 
 TASK_VERSION = 3
@@ -22,11 +22,13 @@ class Controller:
         self._sandboxer = sandboxer
         self._task_address = task_address
 
+    @to_the_end
     async def Create(self, request: pb.ControllerCreateRequest, context: Context) -> pb.ControllerCreateResponse:
         """Register a sandbox."""
         await self._sandboxer.create_sandbox(sandbox_record(request, namespace_of(context)))
         return pb.ControllerCreateResponse(sandbox_id=request.sandbox_id)
 
+    @to_the_end
     async def Start(self, request: pb.ControllerStartRequest, context: Context) -> pb.ControllerStartResponse:
         """Make it ready, and say where its containers are created."""
         sandbox = await self._sandboxer.start_sandbox(namespace_of(context), request.sandbox_id)
@@ -70,11 +72,13 @@ class Controller:
         await asyncio.shield(sandbox.stopped)
         return pb.ControllerWaitResponse(exit_status=0, exited_at=timestamp(sandbox.record.exited_at))
 
+    @to_the_end
     async def Stop(self, request: pb.ControllerStopRequest, context: Context) -> pb.ControllerStopResponse:
         """End its containers: a guest has no handler that a grace period would serve."""
         await self._sandboxer.stop_sandbox(namespace_of(context), request.sandbox_id)
         return pb.ControllerStopResponse()
 
+    @to_the_end
     async def Shutdown(
         self, request: pb.ControllerShutdownRequest, context: Context
     ) -> pb.ControllerShutdownResponse:

@@ -16,7 +16,7 @@ from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.task import Task as DomainTask
 from wasm_sandboxer.core.task import TaskProcess
 from wasm_sandboxer.errors import InvalidArgument, Unsupported
-from wasm_sandboxer.rpc.call import Context, namespace_of
+from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
 from wasm_sandboxer.rpc.convert import exit_status, state_response, stream_names, task_request, timestamp
 from wasm_sandboxer.rpc.metrics import task_metrics
 from wasm_sandboxer.spec import parse_process, parse_resources
@@ -28,15 +28,18 @@ class Task:
     def __init__(self, sandboxer: Sandboxer) -> None:
         self._sandboxer = sandboxer
 
+    @to_the_end
     async def Create(self, request: pb.CreateTaskRequest, context: Context) -> pb.CreateTaskResponse:
         """Make a container ready."""
         task = await self._sandboxer.create_task(task_request(request, namespace_of(context)))
         return pb.CreateTaskResponse(pid=task.init.pid)
 
+    @to_the_end
     async def Start(self, request: pb.StartRequest, context: Context) -> pb.StartResponse:
         """Start its first process, or an exec."""
         return pb.StartResponse(pid=await self._task(request, context).start(request.exec_id))
 
+    @to_the_end
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         """Take it down."""
         if request.exec_id:
@@ -47,6 +50,7 @@ class Task:
             pid=process.pid, exit_status=exit_status(process), exited_at=timestamp(process.exited_at)
         )
 
+    @to_the_end
     async def Exec(self, request: pb.ExecProcessRequest, context: Context) -> Empty:
         """Make another process ready in it."""
         if not typeurl.holds(request.spec, typeurl.PROCESS):
@@ -61,16 +65,19 @@ class Task:
         await asyncio.shield(process.exited)
         return pb.WaitResponse(exit_status=exit_status(process), exited_at=timestamp(process.exited_at))
 
+    @to_the_end
     async def Kill(self, request: pb.KillRequest, context: Context) -> Empty:
         """Send a signal."""
         await self._task(request, context).kill(request.exec_id, request.signal, everyone=request.all)
         return Empty()
 
+    @to_the_end
     async def Pause(self, request: pb.PauseRequest, context: Context) -> Empty:
         """Hold it."""
         await self._task(request, context).pause()
         return Empty()
 
+    @to_the_end
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> Empty:
         """Let it go on."""
         await self._task(request, context).resume()
