@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from wasm_sandboxer.engine.protocol import Control, Program
 from wasm_sandboxer.errors import WasmSandboxerError
-from wasm_sandboxer.guest import TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
+from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import syscall
 
 # Address space per thread: the engine's Wasm stack (512 KiB) and as much again for host calls, with room.
@@ -27,7 +27,7 @@ _THREAD_DIRECTED = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGPIPE,
 }  # fmt: skip
 _FIRST_WAKE, _LONGEST_WAKE = 0.001, 0.1  # seconds between signals to a guest that has not ended yet
-_STUCK = 2.0  # seconds after which a stopped guest that still runs is reported
+_PATIENCE = 1.0  # seconds after which a stopped guest that still waits is given up
 _log = logging.getLogger(__name__)
 
 
@@ -149,6 +149,8 @@ class ThreadExecution:
 
     def _failed(self, error: WasmSandboxerError) -> None:
         self._control.close()
+        if self.ended.done():  # given up before
+            return
         if not self._began.done():
             self._began.set_exception(error)
             self._began.exception()  # whoever waited may have been cancelled
@@ -157,7 +159,8 @@ class ThreadExecution:
     def _end(self, end: Exit) -> None:
         self._control.close()
         self._set_began()
-        self.ended.set_result(end)
+        if not self.ended.done():  # else it was given up before
+            self.ended.set_result(end)
 
     def _hurry(self) -> None:
         """Let the thread end before others run: a guest that is being stopped has only that left to do."""
@@ -171,7 +174,16 @@ class ThreadExecution:
             return
         if self.pid:
             syscall.signal_thread(self.pid, WAKE_SIGNAL)
-        if interval >= _LONGEST_WAKE and self._loop.time() - self._stopped_at > _STUCK:
-            _log.warning("guest %s was stopped and has not ended yet: it waits in native code", self._name)
-            self._stopped_at = float("inf")
+        if self._loop.time() - self._stopped_at > _PATIENCE:
+            self._give_up()
+            return
         self._loop.call_later(interval, self._wake, min(interval * 2, _LONGEST_WAKE))
+
+    def _give_up(self) -> None:
+        """Take a guest for ended that waits where nothing reaches it: in native code, as components do.
+
+        It runs no further instruction, whenever that wait ends. Its thread and store stay until then.
+        """
+        _log.warning("guest %s waits in native code and cannot be ended; its thread %d is left", self._name, self.pid)
+        self._set_began()
+        self.ended.set_result(Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED, cpu_time=self.cpu_time()))
