@@ -15,6 +15,11 @@ NAMES = {
     "epoch": "three ways to stop a running guest",
     "scheduling": "how long a spinning guest takes to die, by who gets the processor",
     "transport": "what a call over our ttrpc costs (benchmarks.ttrpc in a report)",
+    "pods": "pods through the real containerd, beside an engine that does nothing",
+    "tasks": "containers a second at the Task socket, without containerd",
+    "idle": "a thousand idle containers through the real containerd: memory, listings",
+    "churn": "pods that come and go: what grows (python -m benchmarks.churn --count 2000)",
+    "kill": "kill to Wait's return among 500 guests",
 }
 
 

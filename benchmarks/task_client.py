@@ -1,0 +1,138 @@
+"""The Task service from its socket, without containerd: bundles made by hand, and the calls that containerd makes."""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from google.protobuf.message import Message
+
+from benchmarks.guests import example
+from wasm_sandboxer.api import cgroups_v2_pb2, task_pb2, types_pb2, typeurl
+from wasm_sandboxer.api.services import SERVICES, TASK
+from wasm_sandboxer.linux import mount
+from wasm_sandboxer.rpc.ttrpc import TtrpcClient
+
+_METADATA = {"containerd-namespace-ttrpc": "bench"}
+_EMPTY = ("proc", "sysfs", "mqueue", "devpts", "cgroup")
+
+
+class Bundle:
+    """A bundle of its own id; `fifos` gives it streams that nobody need read."""
+
+    def __init__(
+        self, folder: Path, image: Path, args: list[str], *, overlay: bool = False, fifos: bool = False
+    ) -> None:
+        self.folder = folder
+        self.id = folder.name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(_spec(args, "rootfs" if overlay else str(image))))
+        self.rootfs: list[types_pb2.Mount] = []
+        if overlay:
+            for name in ("rootfs", "upper", "work"):
+                (folder / name).mkdir()
+            options = [f"lowerdir={image}", f"upperdir={folder}/upper", f"workdir={folder}/work"]
+            self.rootfs.append(types_pb2.Mount(type="overlay", source="overlay", options=options))
+        self.stdout, self.stderr = (str(folder / name) if fifos else "" for name in ("stdout", "stderr"))
+        for path in filter(None, (self.stdout, self.stderr)):
+            os.mkfifo(path)
+
+
+class Bundles:
+    """Bundles of one image, on a tmpfs of their own, which overlays take where the machine's own root is one."""
+
+    def __init__(self, folder: Path) -> None:
+        """Mount it; close() unmounts."""
+        self._folder = folder
+        folder.mkdir()
+        mount.mount("tmpfs", folder, "tmpfs")
+        self._image = folder / "image"
+        self._image.mkdir()
+        for name in ("hello", "sleep", "spin"):
+            (self._image / f"{name}.wasm").write_bytes(example(name).read_bytes())
+        self._made = 0
+
+    def make(self, *args: str, overlay: bool = False, fifos: bool = False) -> Bundle:
+        """A new bundle that runs these arguments, the module first."""
+        self._made += 1
+        return Bundle(self._folder / f"b{self._made}", self._image, list(args), overlay=overlay, fifos=fifos)
+
+    def close(self) -> None:
+        """Remove everything."""
+        mount.unmount(self._folder, mount.MNT_DETACH)
+
+
+def _spec(args: list[str], root: str) -> dict[str, object]:
+    """A config.json much as CRI writes it."""
+    return {
+        "ociVersion": "1.2.0",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": args,
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME=bench"],
+            "cwd": "/",
+            "capabilities": {each: ["CAP_CHOWN", "CAP_KILL"] for each in ("bounding", "effective", "permitted")},
+        },
+        "root": {"path": root},
+        "mounts": [{"destination": f"/{kind}", "type": kind, "source": kind, "options": []} for kind in _EMPTY],
+        "annotations": {"io.kubernetes.cri.container-type": "container"},
+        "linux": {"resources": {"cpu": {"shares": 2}}, "maskedPaths": ["/proc/kcore"], "namespaces": []},
+    }
+
+
+class TaskClient:
+    """The calls, over one connection."""
+
+    def __init__(self, client: TtrpcClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, socket: Path) -> Self:
+        """Dial a daemon's ttrpc socket."""
+        return cls(await TtrpcClient.connect(socket))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+    async def create(self, bundle: Bundle) -> str:
+        """Make the container of a bundle; its id."""
+        request = task_pb2.CreateTaskRequest(
+            id=bundle.id,
+            bundle=str(bundle.folder),
+            rootfs=bundle.rootfs,
+            stdout=bundle.stdout,
+            stderr=bundle.stderr,
+        )
+        await self._call("Create", request)
+        return bundle.id
+
+    async def start(self, ident: str) -> None:
+        """Start its guest."""
+        await self._call("Start", task_pb2.StartRequest(id=ident))
+
+    async def wait(self, ident: str) -> int:
+        """Its exit code, once it has ended."""
+        return int((await self._call("Wait", task_pb2.WaitRequest(id=ident))).exit_status)
+
+    async def kill(self, ident: str, signal: int = 9) -> None:
+        """Send a signal."""
+        await self._call("Kill", task_pb2.KillRequest(id=ident, signal=signal))
+
+    async def delete(self, ident: str) -> None:
+        """Take it down."""
+        await self._call("Delete", task_pb2.DeleteRequest(id=ident))
+
+    async def cpu(self, ident: str) -> float:
+        """Seconds of CPU of the guest's own thread, set-up and end included."""
+        stats = (await self._call("Stats", task_pb2.StatsRequest(id=ident))).stats
+        return typeurl.unpack(stats, cgroups_v2_pb2.Metrics).cpu.usage_usec / 1e6
+
+    async def _call(self, method: str, request: Message) -> Any:
+        response = SERVICES[TASK][method].response
+        return await self._client.call(TASK, method, request, response, metadata=_METADATA)
