@@ -7,7 +7,6 @@ answered for, so that a daemon that replaces this one knows it.
 import asyncio
 import dataclasses
 import logging
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,15 +17,14 @@ from typing import Any
 from wasm_sandboxer.bundle.rootfs import unmount_all
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
+from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
 from wasm_sandboxer.core.task import Request, Task, TaskProcess, Tools, dead_task, prepare
-from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound
 from wasm_sandboxer.guest import Network
 from wasm_sandboxer.spec import SANDBOX_ID, Spec
 
-_IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
-_LONGEST = 76  # containerd's own bound on identifiers
 _log = logging.getLogger(__name__)
 Key = tuple[str, str]
 
@@ -45,7 +43,7 @@ class Sandboxer:
 
     async def create_sandbox(self, record: SandboxRecord) -> None:
         """Register a sandbox that is not started yet; raises AlreadyExists."""
-        key = (_identifier("namespace", record.namespace), _identifier("sandbox id", record.id))
+        key = (identifier("namespace", record.namespace), identifier("sandbox id", record.id))
         if key in self._sandboxes:
             raise AlreadyExists(f"sandbox {record.id} exists")
         sandbox = Sandbox(record)
@@ -98,7 +96,7 @@ class Sandboxer:
 
     async def create_task(self, request: Request) -> Task:
         """Make a container ready to start; raises a domain error that says why it cannot be. Nothing is left then."""
-        key = (_identifier("namespace", request.namespace), _identifier("container id", request.id))
+        key = (identifier("namespace", request.namespace), identifier("container id", request.id))
         if key in self._tasks or key in self._creating:
             raise AlreadyExists(f"container {request.id} exists")
         self._creating.add(key)
@@ -219,12 +217,3 @@ class Sandboxer:
     async def _keep(self, sandbox: Sandbox) -> None:
         record = sandbox.record
         await self._tools.workers.run(self._records.put, "sandboxes", record.namespace, record.id, record.as_json())
-
-
-def _identifier(what: str, value: str) -> str:
-    """The value if it is safe as a name in paths and logs (containerd's own rule); raises InvalidArgument."""
-    if len(value) > _LONGEST or not _IDENTIFIER.fullmatch(value):
-        raise InvalidArgument(
-            f"{what} {value!r:.100} must be letters and digits with single . _ - between, at most 76"
-        )
-    return value

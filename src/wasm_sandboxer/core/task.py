@@ -21,6 +21,7 @@ from wasm_sandboxer.bundle.rootfs import RootMount, add_files, make_read_only, m
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
+from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.protocol import Engine, Program
 from wasm_sandboxer.errors import AlreadyExists, NotFound, WasmSandboxerError
@@ -121,6 +122,7 @@ class Task:
         process = self.process(exec_id)
         if exec_id:
             self.init.run.state.require("exec", f"container {self.id}")
+        process.run.state.require("start", f"container {process.run.id}")
         process.streams.begin()
         process.streams.on_interrupt(lambda number: self._interrupt(process, number))
         try:
@@ -140,7 +142,7 @@ class Task:
         created = process.run.state is State.CREATED
         await process.run.kill(number)
         if everyone and not exec_id:
-            for other in self.execs.values():
+            for other in list(self.execs.values()):
                 if other.run.state in (State.RUNNING, State.PAUSED):
                     await other.run.kill(number)
         if created and process.run.state is State.STOPPED:
@@ -148,6 +150,7 @@ class Task:
 
     async def add_exec(self, exec_id: str, process: Process, names: StreamNames) -> None:
         """Make another process ready in this container; what its spec names is found as for the first."""
+        identifier("exec id", exec_id)
         self.init.run.state.require("exec", f"container {self.id}")
         if exec_id in self.execs:
             raise AlreadyExists(f"exec {exec_id} exists in container {self.id}")
@@ -163,7 +166,7 @@ class Task:
     async def pause(self) -> None:
         """Hold every process of the container."""
         await self.init.run.pause()
-        for process in self.execs.values():
+        for process in list(self.execs.values()):
             if process.run.state is State.RUNNING:
                 await process.run.pause()
         self._publish(Topic.PAUSED)
@@ -171,7 +174,7 @@ class Task:
     async def resume(self) -> None:
         """Let them go on."""
         await self.init.run.resume()
-        for process in self.execs.values():
+        for process in list(self.execs.values()):
             if process.run.state is State.PAUSED:
                 await process.run.resume()
         self._publish(Topic.RESUMED)
@@ -187,13 +190,15 @@ class Task:
         """Forget an exec that has not started or has ended."""
         process = self.process(exec_id)
         process.state.require("delete", f"exec {exec_id} of container {self.id}")
+        await self._end_unstarted(process)
         process.streams.close()
-        del self.execs[exec_id]
+        self.execs.pop(exec_id, None)
         return process
 
     async def delete(self) -> TaskProcess:
         """Unmount and close everything; the container is gone from here on."""
         self.init.state.require("delete", f"container {self.id}")
+        await self._end_unstarted(self.init)
         for process in (*self.execs.values(), self.init):
             process.streams.close()
         self.execs.clear()
@@ -217,6 +222,12 @@ class Task:
         guest = with_process(self.guest, process)
         program = _load(self.tools.engine, guest, process)
         return guest, program, Streams(names, self.id, self.namespace, hold_stdin=bool(self.sandbox))
+
+    async def _end_unstarted(self, process: TaskProcess) -> None:
+        """Let go whoever waits for a process that is deleted before it ran, or while it is starting."""
+        if process.run.state is State.CREATED:
+            await self.kill("" if process is self.init else process.id, signal.SIGKILL)
+            await asyncio.wait([process.exited])
 
     def _interrupt(self, process: TaskProcess, number: int) -> None:
         async def kill() -> None:
