@@ -62,10 +62,15 @@ def add_files(root: Path, files: list[Mount], undo: ExitStack) -> None:
         os.close(fd)
 
 
+def make_mount(root: Path, undo: ExitStack) -> None:
+    """See that the root is a mount, which can have a mode of its own; before anything is mounted inside."""
+    if not os.path.ismount(root):  # noqa: PTH114  # one lstat less than Path.is_mount
+        mount.mount(root, root, flags=mount.MS_BIND)
+        undo.callback(unmount_all, root)
+
+
 def make_read_only(root: Path) -> None:
     """Refuse writes to the root file system itself; what is mounted inside keeps its own mode."""
-    if not os.path.ismount(root):  # one lstat less than Path.is_mount
-        mount.mount(root, root, flags=mount.MS_BIND)
     _remount_read_only(root)
 
 

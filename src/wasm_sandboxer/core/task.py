@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer.bundle.derive import derive_guest, open_module, sort_mounts, with_process
-from wasm_sandboxer.bundle.rootfs import RootMount, add_files, make_read_only, mount_root
+from wasm_sandboxer.bundle.rootfs import RootMount, add_files, make_mount, make_read_only, mount_root
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
@@ -295,6 +295,8 @@ def prepare(request: Request, tools: Tools, network: Callable[[str, Spec], Netwo
         spec = _read_spec(request.bundle)
         root = request.bundle / spec.root
         mount_root(request.rootfs, root, undo)
+        if spec.root_read_only:
+            make_mount(root, undo)
         volumes = sort_mounts(spec)
         if volumes.inside:
             add_files(root, volumes.inside, undo)

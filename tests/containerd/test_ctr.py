@@ -1,0 +1,147 @@
+"""The shim route: containerd's own client, with no pod, through the shim script and the running daemon."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testing import oci
+from testing.containerd import Containerd
+from tests.support.cli import example
+from tests.support.daemon import Daemon
+
+RUNTIME = "io.containerd.wasm-sandboxer.v1"
+IMAGE = "localhost/ctr:1"
+SHIM = Path(__file__).parents[2] / "data" / "bin" / "containerd-shim-wasm-sandboxer-v1"
+pytestmark = pytest.mark.xdist_group("containerd")
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="wsc-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def node(folder: Path, store_root: Path) -> Iterator[tuple[Containerd, Daemon]]:
+    """A containerd that finds the shim, and a daemon that the shim finds."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: containerd needs root")
+    sockets = {"WASM_SANDBOXER_TASK_SOCKET": str(folder / "t.sock")}
+    containerd = Containerd({"wasm-sandboxer": folder / "s.sock"}, path=[SHIM.parent], environment=sockets)
+    with Daemon(folder, store_root, containerd=containerd.address) as daemon, containerd:
+        files = {f"{name}.wasm": example(name).read_bytes() for name in ("hello", "cat", "exit", "sleep", "spin")}
+        containerd.import_image(oci.build(folder / "image.tar", IMAGE, [files], entrypoint=["/hello.wasm"]))
+        yield containerd, daemon
+
+
+@pytest.fixture
+def containerd(node: tuple[Containerd, Daemon]) -> Containerd:
+    return node[0]
+
+
+def test_run_gives_the_programs_output(containerd: Containerd) -> None:
+    assert containerd.ctr("run", "--rm", "--runtime", RUNTIME, IMAGE, "hello").stdout == b"Hello from WebAssembly!\n"
+
+
+def test_run_gives_the_programs_exit_code(containerd: Containerd) -> None:
+    assert (
+        containerd.ctr(
+            "run", "--rm", "--runtime", RUNTIME, IMAGE, "exit", "/exit.wasm", "200", check=False
+        ).returncode
+        == 200
+    )
+
+
+def test_run_hands_over_stdin_to_its_end(containerd: Containerd) -> None:
+    data = bytes(range(256)) * 1000
+    run = containerd.ctr("run", "--rm", "--runtime", RUNTIME, IMAGE, "cat", "/cat.wasm", stdin=data)
+    assert run.stdout == data
+
+
+def test_exec_runs_another_module_of_the_image(containerd: Containerd) -> None:
+    containerd.ctr("run", "--detach", "--runtime", RUNTIME, IMAGE, "execs", "/sleep.wasm", "forever")
+    try:
+        done = containerd.ctr("tasks", "exec", "--exec-id", "e1", "execs", "/exit.wasm", "9", check=False)
+        assert done.returncode == 9
+    finally:
+        containerd.ctr("tasks", "kill", "--signal", "KILL", "execs")
+        containerd.ctr("tasks", "rm", "execs", check=False)
+        containerd.ctr("containers", "rm", "execs")
+
+
+def test_a_restarted_containerd_finds_the_task_again(containerd: Containerd) -> None:
+    containerd.ctr("run", "--detach", "--runtime", RUNTIME, IMAGE, "stays", "/sleep.wasm", "forever")
+    before = _task(containerd, "stays")
+    containerd.restart(crash=True)
+    assert _task(containerd, "stays") == before
+    containerd.ctr("tasks", "kill", "stays")
+    containerd.ctr("tasks", "rm", "stays", check=False)
+    containerd.ctr("containers", "rm", "stays")
+
+
+def test_pause_stops_its_time_and_resume_lets_it_go_on(
+    containerd: Containerd, node: tuple[Containerd, Daemon]
+) -> None:
+    containerd.ctr("run", "--detach", "--runtime", RUNTIME, IMAGE, "spins", "/spin.wasm")
+    try:
+        thread = Path(f"/proc/{node[1].pid}/task/{_task(containerd, 'spins')[0]}/stat")
+        containerd.ctr("tasks", "pause", "spins")
+        assert _task(containerd, "spins")[1] == "PAUSED"
+        first = _cpu_ticks(thread)
+        subprocess.run(["sleep", "0.5"], check=True)
+        assert _cpu_ticks(thread) - first <= 1
+        containerd.ctr("tasks", "resume", "spins")
+        assert _task(containerd, "spins")[1] == "RUNNING"
+        subprocess.run(["sleep", "0.5"], check=True)
+        assert _cpu_ticks(thread) - first > 1
+    finally:
+        containerd.ctr("tasks", "kill", "--signal", "KILL", "spins")
+        containerd.ctr("tasks", "rm", "spins", check=False)
+        containerd.ctr("containers", "rm", "spins")
+
+
+def test_without_a_daemon_the_shim_says_so_in_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.sock"
+    environment = {**os.environ, "WASM_SANDBOXER_TASK_SOCKET": str(gone)}
+    answer = subprocess.run(
+        [SHIM, "-namespace", "k8s.io", "-id", "x", "start"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert answer.stdout == ""
+    assert answer.stderr == (
+        f"wasm-sandboxer is not running (no daemon at {gone}): start it with `wasm-sandboxer serve`\n"
+    )
+
+
+def test_the_shims_answers_are_the_messages_containerd_reads() -> None:
+    from wasm_sandboxer.api.task_pb2 import DeleteResponse
+    from wasm_sandboxer.api.types_pb2 import RuntimeInfo
+
+    def answer(*words: str) -> bytes:
+        return subprocess.run([SHIM, *words], capture_output=True, check=True).stdout
+
+    assert RuntimeInfo.FromString(answer("-info")).name == RUNTIME
+    assert DeleteResponse.FromString(answer("-id", "x", "-bundle", "/b", "delete")).exit_status == 137
+
+
+def _task(containerd: Containerd, ident: str) -> tuple[str, str]:
+    """A task's thread and state, as containerd lists them."""
+    lines = containerd.ctr("tasks", "ls").stdout.decode().splitlines()
+    _, pid, state = next(line.split() for line in lines if line.startswith(f"{ident} "))
+    return pid, state
+
+
+def _cpu_ticks(stat: Path) -> int:
+    """utime and stime of a thread, proc(5)."""
+    fields = stat.read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -1,0 +1,128 @@
+"""The command line that asks a running daemon: ps, show, kill, stats; and what it says when there is none."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.bundles import Bundle
+from tests.support.cli import PROGRAM
+from tests.support.daemon import Daemon
+from tests.support.rpc import Client
+
+ANNOTATIONS = {
+    "io.kubernetes.cri.container-name": "sleeper",
+    "io.kubernetes.cri.sandbox-name": "pod",
+    "io.kubernetes.cri.image-name": "localhost/sleep:1",
+}
+
+
+@pytest.fixture
+def ask(daemon: Daemon) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Runs a verb against the daemon."""
+
+    def run(verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [PROGRAM, verb, "--address", str(daemon.task_listen), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+@pytest.fixture
+def sleeper(ttrpc: Client, bundle: Callable[..., Bundle], ident: str) -> Iterator[str]:
+    """A container that runs until it is killed."""
+    made = bundle("sleep", "forever", annotations=ANNOTATIONS, memory=64 << 20)
+    ttrpc.Create(id=ident, bundle=str(made.folder))
+    ttrpc.Start(id=ident)
+    yield ident
+    ttrpc.Kill(id=ident, signal=9) if ttrpc.State(id=ident).status != 3 else None
+    ttrpc.Wait(id=ident)
+    ttrpc.Delete(id=ident)
+
+
+def test_ps_lists_what_runs(ask: Callable[..., "subprocess.CompletedProcess[str]"], sleeper: str) -> None:
+    listed = ask("ps")
+    assert listed.returncode == 0
+    header, *rows = listed.stdout.splitlines()
+    assert header.split() == ["CONTAINER", "POD", "NAME", "MODULE", "STATE", "CREATED", "TID"]
+    row = next(row.split() for row in rows if row.startswith(sleeper))
+    assert row[1:5] == ["pod", "sleeper", "/sleep.wasm", "running"]
+
+
+def test_ps_lists_what_has_ended_only_when_asked(
+    ask: Callable[..., "subprocess.CompletedProcess[str]"], ttrpc: Client, sleeper: str
+) -> None:
+    ttrpc.Kill(id=sleeper, signal=15)
+    ttrpc.Wait(id=sleeper)
+    assert sleeper not in ask("ps").stdout
+    assert "stopped (143)" in next(row for row in ask("ps", "--all").stdout.splitlines() if row.startswith(sleeper))
+
+
+def test_show_tells_all_of_a_container_by_id_or_name(
+    ask: Callable[..., "subprocess.CompletedProcess[str]"], sleeper: str
+) -> None:
+    shown = json.loads(ask("show", "--json", sleeper).stdout)
+    assert shown["id"] == sleeper
+    assert shown["image"] == "localhost/sleep:1"
+    assert shown["args"] == ["forever"]
+    assert int(shown["memory_limit"]) == 64 << 20
+    assert int(shown["memory"]) > 0
+    assert shown["preopens"][0]["guest"] == "/"
+    assert f"id:           {sleeper}" in ask("show", "sleeper").stdout
+
+
+def test_stats_measures_memory_and_cpu(ask: Callable[..., "subprocess.CompletedProcess[str]"], sleeper: str) -> None:
+    lines = ask("stats", "--json", "--interval", "0.1").stdout.splitlines()
+    row = next(row for row in map(json.loads, lines) if row["id"] == sleeper)
+    assert row["memory_limit"] == 64 << 20
+    assert 0 < row["memory"] <= 64 << 20
+    assert row["cpu_percent"] < 100
+    assert ask("stats", "--interval", "0.1").stdout.startswith("CONTAINER")
+
+
+def test_kill_sends_a_signal_by_name_and_says_whom(
+    ask: Callable[..., "subprocess.CompletedProcess[str]"], ttrpc: Client, sleeper: str
+) -> None:
+    killed = ask("kill", "--signal", "TERM", sleeper)
+    assert (killed.returncode, killed.stdout) == (0, f"{sleeper}\n")
+    assert ttrpc.Wait(id=sleeper).exit_status == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("verb", ["show", "kill"])
+def test_an_unknown_container_is_one_line(ask: Callable[..., "subprocess.CompletedProcess[str]"], verb: str) -> None:
+    answer = ask(verb, "nobody")
+    assert answer.returncode == 2
+    assert answer.stderr == "wasm-sandboxer: no container 'nobody'; `wasm-sandboxer ps --all` lists them\n"
+
+
+def test_an_unknown_signal_is_one_line(ask: Callable[..., "subprocess.CompletedProcess[str]"], sleeper: str) -> None:
+    answer = ask("kill", "-s", "NOPE", sleeper)
+    assert answer.returncode == 2
+    assert answer.stderr == "wasm-sandboxer: 'NOPE' is not a signal; write KILL, TERM, STOP, CONT or a number\n"
+
+
+@pytest.mark.parametrize("verb", ["ps", "stats"])
+def test_no_daemon_is_one_line(verb: str) -> None:
+    answer = subprocess.run(
+        [PROGRAM, verb, "--address", "/nowhere.sock"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert answer.returncode == 2
+    assert answer.stderr == (
+        "wasm-sandboxer: no daemon answers at /nowhere.sock (No such file or directory); "
+        "is `wasm-sandboxer serve` up?\n"
+    )
+
+
+@pytest.mark.parametrize("version", ["3", "4"])
+def test_the_configuration_for_containerd_is_toml_of_its_version(version: str) -> None:
+    import tomllib
+
+    command = [PROGRAM, "containerd-config", "--config-version", version, "--handler", "edge", "--address", "/x.sock"]
+    table = tomllib.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    assert table["version"] == int(version)
+    assert table["proxy_plugins"]["wasm-sandboxer"] == {"type": "sandbox", "address": "/x.sock"}
+    runtimes = table["plugins"]["io.containerd.cri.v1.runtime"]["containerd"]["runtimes"]
+    assert runtimes["edge"]["sandboxer"] == "wasm-sandboxer"
+    assert runtimes["edge"]["runtime_type"] == "io.containerd.wasm-sandboxer.v1"
