@@ -22,11 +22,15 @@ class Network(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Preopen:
-    """A directory of the host that the guest sees at a path of its own."""
+    """A directory of the host that the guest sees at a path of its own.
+
+    `source` is what people know it by, where `host` only leads to a mount of it.
+    """
 
     host: Path
     guest: str
     writable: bool = True
+    source: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

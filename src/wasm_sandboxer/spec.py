@@ -41,8 +41,13 @@ class Mount:
 
     @property
     def read_only(self) -> bool:
-        """Whether it may not be written."""
-        return "ro" in self.options
+        """Whether it may not be written: "ro", or "rro", which means what is mounted in it too."""
+        return bool({"ro", "rro"} & set(self.options))
+
+    @property
+    def is_slave(self) -> bool:
+        """Whether it shall see what the host mounts in it later."""
+        return bool({"slave", "rslave", "shared", "rshared"} & set(self.options))
 
     @property
     def is_bind(self) -> bool:

@@ -1,54 +1,22 @@
-"""What of a spec becomes the guest: volumes, module, argv, env, limits; reads the file system, changes nothing."""
+"""What of a spec becomes the guest: module, argv, env, limits; reads the file system, changes nothing."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from wasm_sandboxer.bundle.rootfs import is_systems
 from wasm_sandboxer.errors import InvalidArgument, ModuleError
 from wasm_sandboxer.guest import Guest, Limits, Network, Preopen
-from wasm_sandboxer.linux.resolve import open_in_root
-from wasm_sandboxer.spec import Mount, Process, Spec
+from wasm_sandboxer.linux.resolve import open_file_in_root
+from wasm_sandboxer.spec import Process, Spec
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Volumes:
-    """A container's mounts, by what becomes of them."""
-
-    preopens: tuple[Preopen, ...]  # folders of the host, given as they are
-    inside: list[Mount]  # files and tmpfs, mounted into the root file system
-
-
-def sort_mounts(spec: Spec) -> Volumes:
-    """Tell apart the folders that become preopens, what is mounted inside, and what no guest needs.
-
-    A folder that something else is mounted in cannot be given as it is, so it is mounted inside too.
-    """
-    mounts = [each for each in spec.mounts if not is_systems(each)]
-    for each in mounts:
-        if each.is_bind and not os.path.lexists(each.source):
-            raise InvalidArgument(f"the volume for {each.destination} does not exist: {each.source}")
-    folders = [
-        each for each in mounts if each.is_bind and Path(each.source).is_dir() and not _holds_another(each, mounts)
-    ]
-    return Volumes(
-        preopens=tuple(
-            Preopen(host=Path(each.source), guest=each.destination, writable=not each.read_only) for each in folders
-        ),
-        inside=[each for each in mounts if each not in folders],
-    )
-
-
-def _holds_another(mount: Mount, mounts: list[Mount]) -> bool:
-    place = PurePosixPath(mount.destination)
-    return any(each is not mount and PurePosixPath(each.destination).is_relative_to(place) for each in mounts)
-
-
-def derive_guest(spec: Spec, root: Path, volumes: Volumes, *, network: Network, default_memory: int) -> Guest:
+def derive_guest(
+    spec: Spec, root: Path, volumes: tuple[Preopen, ...], *, network: Network, default_memory: int
+) -> Guest:
     """The guest of a container whose root file system is at `root`."""
-    preopens = (Preopen(host=root, guest="/"), *volumes.preopens)
+    preopens = (Preopen(host=root, guest="/"), *volumes)
     limits = Limits(memory=spec.resources.memory or default_memory or None)
     base = Guest(module=Path(), argv=("",), preopens=preopens, limits=limits, network=network)
     return with_process(base, spec.process)
@@ -57,6 +25,8 @@ def derive_guest(spec: Spec, root: Path, volumes: Volumes, *, network: Network, 
 def with_process(base: Guest, process: Process) -> Guest:
     """The same container with another process: its module, arguments and environment."""
     name, _, function = process.args[0].partition("#")
+    if not name:
+        raise InvalidArgument(f"{process.args[0]!r} names a function but no module: write MODULE#FUNCTION")
     env = dict(process.env)
     env.setdefault("PWD", process.cwd)
     return replace(
@@ -73,31 +43,28 @@ def open_module(guest: Guest, process: Process) -> int:
 
     Raises ModuleError that names what was looked for and where.
     """
-    name = str(guest.module)
+    name = guest.argv[0]  # as given: in "./name", a path would have lost its dot
+    here = str(PurePosixPath(process.cwd or "/") / name)
     if "/" in name:
-        places = [str(PurePosixPath(process.cwd or "/") / name)]
+        places = [here]
     else:
         path = dict(process.env).get("PATH", _DEFAULT_PATH)
         places = [f"{folder or '.'}/{name}" for folder in path.split(":")]
-        places.append(str(PurePosixPath(process.cwd or "/") / name))
-    for place in places:
-        try:
-            return _open(guest, place)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise ModuleError(f"cannot open the module {place}: {error.strerror}") from None
-    where = places[0] if len(places) == 1 else f"{name} in {':'.join(str(PurePosixPath(p).parent) for p in places)}"
-    raise ModuleError(f"no such module in the image: {where}")
-
-
-def _open(guest: Guest, place: str) -> int:
-    """Open inside the volume that the path lies in, or in the root file system."""
-    path = PurePosixPath("/", place)
-    holders = sorted(guest.preopens, key=lambda preopen: -len(preopen.guest))
-    holder = next(preopen for preopen in holders if path.is_relative_to(preopen.guest))
-    root = os.open(holder.host, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        places.append(here)
+    root = os.open(guest.preopens[0].host, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return open_in_root(root, str(path.relative_to(holder.guest)), os.O_RDONLY)
+        for place in places:
+            try:
+                return open_file_in_root(root, place)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except IsADirectoryError:
+                if place != here:
+                    continue
+                raise ModuleError(f"{place} is a folder, not a WebAssembly module") from None
+            except OSError as error:
+                raise ModuleError(f"cannot open the module {place}: {error.strerror}") from None
     finally:
         os.close(root)
+    where = places[0] if len(places) == 1 else f"{name} in {':'.join(str(PurePosixPath(p).parent) for p in places)}"
+    raise ModuleError(f"no such module in the image: {where}")

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wasm_sandboxer.bundle.derive import derive_guest, open_module, sort_mounts, with_process
-from wasm_sandboxer.bundle.rootfs import RootMount, add_files, make_mount, make_read_only, mount_root
+from wasm_sandboxer.bundle.derive import derive_guest, open_module, with_process
+from wasm_sandboxer.bundle.rootfs import RootMount, add_volumes, is_systems, make_read_only, mount_root
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
@@ -293,13 +293,8 @@ def prepare(request: Request, tools: Tools, network: Callable[[str, Spec], Netwo
     """
     with ExitStack() as undo:
         spec = _read_spec(request.bundle)
-        root = request.bundle / spec.root
-        mount_root(request.rootfs, root, undo)
-        if spec.root_read_only:
-            make_mount(root, undo)
-        volumes = sort_mounts(spec)
-        if volumes.inside:
-            add_files(root, volumes.inside, undo)
+        root = mount_root(request.rootfs, request.bundle, spec.root, undo)
+        volumes = add_volumes(root, [each for each in spec.mounts if not is_systems(each)], undo)
         if spec.root_read_only:
             make_read_only(root)
         guest = derive_guest(

@@ -1,4 +1,9 @@
-"""Mounting and unmounting, as mount(2) and umount2(2) do; constants from linux/mount.h."""
+"""Mounting and unmounting: mount(2) and umount2(2), and the calls that work on descriptors instead of paths.
+
+Constants from linux/mount.h and linux/fcntl.h. open_tree, move_mount and mount_setattr are Linux 5.12's; libc's
+wrappers for them are newer than what this must run on, so they are called by their numbers, which are the same on
+every machine.
+"""
 
 import ctypes
 import os
@@ -13,11 +18,26 @@ MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE = 0x1
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
 
 libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
 
 
 def mount(
@@ -35,3 +55,30 @@ def mount(
 def unmount(target: str | os.PathLike[str], flags: int = UMOUNT_NOFOLLOW) -> None:
     """Unmount; raises OSError with the kernel's errno and the target."""
     check(libc.umount2(os.fsencode(target), flags), f"umount {os.fspath(target)}")
+
+
+def clone_tree(path: str | os.PathLike[str]) -> int:
+    """A descriptor of a file or folder as a mount of its own, with all that is mounted in it; open_tree(2).
+
+    It is nowhere to be seen until it is attached, and gone when the descriptor is closed before. Raises OSError.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    return check(libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {os.fspath(path)}")
+
+
+def attach_tree(tree: int, target: int) -> None:
+    """Put a cloned tree where the descriptor `target` is; move_mount(2). Raises OSError."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    check(libc.syscall(_MOVE_MOUNT, tree, b"", target, b"", flags), "move_mount")
+
+
+def set_attributes(
+    target: int | str | os.PathLike[str], attributes: int, *, propagation: int = 0, recursive: bool = False
+) -> None:
+    """Add to the attributes of the mount at a path or descriptor; mount_setattr(2). Raises OSError."""
+    attr = _MountAttr(attributes, 0, propagation, 0)
+    fd, path = (target, b"") if isinstance(target, int) else (_AT_FDCWD, os.fsencode(target))
+    flags = (0 if path else _AT_EMPTY_PATH) | (_AT_RECURSIVE if recursive else 0)
+    # Safe: `attr` lives across the call and its size is given.
+    result = libc.syscall(_MOUNT_SETATTR, fd, path, flags, ctypes.byref(attr), ctypes.sizeof(attr))
+    check(result, "mount_setattr")

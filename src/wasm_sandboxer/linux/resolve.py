@@ -1,7 +1,9 @@
 """Opening paths that cannot lead outside a folder, whatever symbolic links are in them; openat2(2)."""
 
 import ctypes
+import errno
 import os
+import stat
 from pathlib import PurePosixPath
 
 from wasm_sandboxer.linux.syscall import check, libc
@@ -9,6 +11,7 @@ from wasm_sandboxer.linux.syscall import check, libc
 _OPENAT2 = 437  # the same on every machine
 RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
 RESOLVE_IN_ROOT = 0x10
+_MOST_LINKS = 40  # as the kernel follows
 
 
 class _OpenHow(ctypes.Structure):
@@ -26,27 +29,58 @@ def open_in_root(root: int, path: str, flags: int) -> int:
     return check(libc.syscall(_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how)), f"open {path}")
 
 
+def open_file_in_root(root: int, path: str) -> int:
+    """A descriptor to read the regular file `path` inside `root`; see open_in_root.
+
+    Raises OSError for what is no file: opening a FIFO would wait for its writer, and a device may do anything.
+    """
+    place = open_in_root(root, path, os.O_PATH)
+    try:
+        mode = os.fstat(place).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
 def make_in_root(root: int, path: str, *, folder: bool) -> int:
-    """An O_PATH descriptor of `path` inside `root`, made with its parents where it is missing."""
-    parts = PurePosixPath("/", path).parts[1:]
+    """An O_PATH descriptor of `path` inside `root`, made with its parents where it is missing.
+
+    A symbolic link to what is not there has that made, as a process in `root` would mean it.
+    """
+    parts = list(PurePosixPath("/", path).parts[1:])
     done = "/"
-    for index, part in enumerate(parts):
+    links = 0
+    while parts:
+        part = parts.pop(0)
         parent, done = done, f"{done.rstrip('/')}/{part}"
         try:
-            fd = open_in_root(root, done, os.O_PATH)
+            os.close(open_in_root(root, done, os.O_PATH))
         except FileNotFoundError:
-            _make(root, parent, part, folder=folder or index < len(parts) - 1)
-            continue
-        os.close(fd)
+            target = _make(root, parent, part, folder=folder or bool(parts))
+            if target is None:
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+            parts = [*PurePosixPath("/", parent, target).parts[1:], *parts]
+            done = "/"
     return open_in_root(root, done, os.O_PATH)
 
 
-def _make(root: int, parent: str, name: str, *, folder: bool) -> None:
+def _make(root: int, parent: str, name: str, *, folder: bool) -> str | None:
+    """Make a file or folder; if a link is in its place, what that says."""
     fd = open_in_root(root, parent, os.O_PATH | os.O_DIRECTORY)
     try:
         if folder:
             os.mkdir(name, 0o755, dir_fd=fd)
         else:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=fd))
+    except FileExistsError:
+        return os.readlink(name, dir_fd=fd)
     finally:
         os.close(fd)
+    return None

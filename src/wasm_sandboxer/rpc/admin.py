@@ -71,6 +71,7 @@ def _container(task: Task) -> pb.Container:
         execs=sum(1 for each in task.execs.values() if not each.exited.done()),
         bundle=str(task.bundle),
         preopens=[
-            pb.Preopen(guest=each.guest, host=str(each.host), writable=each.writable) for each in task.guest.preopens
+            pb.Preopen(guest=each.guest, host=str(each.source or each.host), writable=each.writable)
+            for each in task.guest.preopens
         ],
     )
