@@ -1,0 +1,99 @@
+"""Which control groups a host offers: version 1, version 2, both side by side, or none that are of use."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from wasm_sandboxer.errors import Unsupported
+from wasm_sandboxer.linux.cgroup import v1, v2
+from wasm_sandboxer.linux.cgroup.protocol import Group
+
+NAME = "wasm-sandboxer"  # of the daemon's groups in version 1's hierarchies
+WANTED = ("cpu", "cpuset", "pids")
+
+
+class Version(IntEnum):
+    """Whose files hold the cpu controller."""
+
+    NONE = 0
+    V1 = 1
+    V2 = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What was found; `missing` says of each wanted controller that cannot be had why not."""
+
+    version: Version
+    missing: Mapping[str, str]
+    mounts: Mapping[str, Path]  # version 1: controller to the root of its hierarchy
+    domain: Path | None  # version 2: this process's own group
+
+    def root(self, name: str = NAME) -> Group:
+        """The group that holds all of this daemon's; made now. Raises Unsupported or OSError."""
+        if self.version is Version.V1:
+            return v1.V1Group({controller: mount / name for controller, mount in self.mounts.items()})
+        if self.version is Version.V2 and self.domain is not None:
+            controllers = frozenset(WANTED) - set(self.missing)
+            return v2.V2Group(self.domain, controllers, threaded=False).child("guests")
+        raise Unsupported(self.describe())
+
+    def describe(self) -> str:
+        """What the host offers, in words."""
+        have = {Version.NONE: "no control groups", Version.V1: "cgroup v1", Version.V2: "cgroup v2"}[self.version]
+        lacks = "; ".join(f"no {name} controller: {why}" for name, why in self.missing.items())
+        return f"{have}; {lacks}" if lacks else have
+
+
+def detect(proc: Path = Path("/proc/self")) -> Host:
+    """Look at this process's mounts and groups."""
+    hierarchies, unified = _mounts((proc / "mountinfo").read_text())
+    if "cpu" in hierarchies:
+        mounts = {name: path for name, path in hierarchies.items() if name in v1.CONTROLLERS}
+        missing = {name: "its version 1 hierarchy is not mounted" for name in WANTED if name not in mounts}
+        missing |= {name: _not_writable(path) for name, path in mounts.items() if not os.access(path, os.W_OK)}
+        return Host(version=Version.V1, missing=missing, mounts=mounts, domain=None)
+    if unified is None:
+        missing = dict.fromkeys(WANTED, "no cgroup file system is mounted")
+        return Host(version=Version.NONE, missing=missing, mounts={}, domain=None)
+    own = unified / _own_group((proc / "cgroup").read_text()).lstrip("/")
+    return _unified(own)
+
+
+def _unified(own: Path) -> Host:
+    try:
+        offered = set((own / "cgroup.controllers").read_text().split())
+    except FileNotFoundError:
+        offered = set()
+    missing = {
+        name: f"{own} is not given it by its parent (systemd: Delegate=yes)" for name in WANTED if name not in offered
+    }
+    if not os.access(own / "cgroup.subtree_control", os.W_OK):
+        missing = dict.fromkeys(WANTED, _not_writable(own))
+    version = Version.NONE if len(missing) == len(WANTED) else Version.V2
+    return Host(version=version, missing=missing, mounts={}, domain=own)
+
+
+def _mounts(mountinfo: str) -> tuple[dict[str, Path], Path | None]:
+    """Version 1's controllers with their mount points, and version 2's mount point; proc(5), mountinfo."""
+    hierarchies: dict[str, Path] = {}
+    unified = None
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].encode().decode("unicode_escape"))
+        kind, _, options = after.split(" ", 2)
+        if kind == "cgroup":
+            hierarchies |= dict.fromkeys(options.split(","), point)
+        elif kind == "cgroup2" and unified is None:
+            unified = point
+    return hierarchies, unified
+
+
+def _own_group(cgroup: str) -> str:
+    return next((line.removeprefix("0::") for line in cgroup.splitlines() if line.startswith("0::")), "/")
+
+
+def _not_writable(path: Path) -> str:
+    return f"{path} may not be written by user {os.geteuid()}"
