@@ -42,7 +42,7 @@ def open_engine(root: Path | None, compile_memory: int, compile_timeout: float, 
 @contextmanager
 def progress(what: str) -> "Iterator[Callable[[float], None] | None]":
     """A callback that shows on a terminal how long something takes; None where nobody would see it."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     shown = False

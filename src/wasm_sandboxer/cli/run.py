@@ -22,7 +22,7 @@ from wasm_sandboxer.errors import InvalidArgument, ModuleError, WasmSandboxerErr
 
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.protocol import Program
-    from wasm_sandboxer.guest import Exit, Guest, Stdio
+    from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 
 TIMED_OUT = 124  # as timeout(1) has it
 _GRACE = 0.03  # seconds a stopped guest has to end by itself before the process ends around it
@@ -186,9 +186,7 @@ def _print_json(end: "Exit | None", code: int, guest: "Guest", wall: float) -> N
         "name": guest.argv[0],
         "module": str(guest.module),
         "exit_code": code,
-        "reason": "timeout"
-        if code == TIMED_OUT and end is not None and end.reason is Reason.STOPPED
-        else _reason(end),
+        "reason": "timeout" if code == TIMED_OUT and _reason(end) is Reason.STOPPED else _reason(end),
         "message": end.message if end is not None else "",
         "wall_seconds": round(wall, 6),
         "cpu_seconds": round(end.cpu_time, 6) if end is not None else 0,
@@ -197,8 +195,10 @@ def _print_json(end: "Exit | None", code: int, guest: "Guest", wall: float) -> N
     click.echo(json.dumps(result), err=True)
 
 
-def _reason(end: "Exit | None") -> str:
-    return end.reason if end is not None else "stopped"
+def _reason(end: "Exit | None") -> "Reason":
+    from wasm_sandboxer.guest import Reason  # noqa: PLC0415
+
+    return end.reason if end is not None else Reason.STOPPED  # it still waits, in native code
 
 
 def _complain(message: str, options: dict[str, Any]) -> int:
