@@ -1,0 +1,224 @@
+"""`run`'s bounds, network, name and machine-readable result."""
+
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cli import PATIENCE, Cli, Ended, example
+from tests.support.modules import wasi
+
+MIB = 1 << 20
+
+
+def report(ended: Ended) -> dict[str, Any]:
+    return dict(json.loads(ended.stderr.splitlines()[-1]))
+
+
+# --- memory
+
+
+def test_memory_bounds_the_guest(cli: Cli) -> None:
+    ended = cli("run", "--memory", "4MiB", example("memhog"), "10")
+    assert (ended.code, ended.lines) == (3, ["1 MiB", "2 MiB", "3 MiB", "refused at 3 MiB"])
+
+
+def test_a_guest_that_gives_up_over_memory_traps(cli: Cli) -> None:
+    ended = cli("run", "--memory", "2MiB", example("memhog"), "10", "1", "abort")
+    assert (ended.code, ended.lines[-1]) == (134, "refused at 1 MiB")
+
+
+def test_memory_that_does_not_hold_the_module_is_refused(cli: Cli) -> None:
+    said = cli.refused("run", "--memory", "64KiB", example("hello"))
+    assert said == f"{example('hello')}: it needs 128 KiB of memory to start, and its limit is 64 KiB"
+
+
+def test_a_component_needs_its_memory_once(cli: Cli) -> None:
+    said = cli.refused("run", "--memory", "64KiB", example("hello-component"))
+    assert said == f"{example('hello-component')}: it needs 128 KiB of memory to start, and its limit is 64 KiB"
+    assert cli("run", "--memory", "256KiB", example("hello-component")).code == 0
+
+
+def test_several_memories_share_the_bound(cli: Cli, wat: Callable[..., Path]) -> None:
+    path = wat("""(module (memory $a 1) (memory $b 1)
+      (func (export "grow") (param i32) (result i32 i32)
+        (memory.grow $a (local.get 0)) (memory.grow $b (local.get 0))))""")
+    assert cli("run", "--memory", "1MiB", f"{path}#grow", "7").lines == ["1", "1"]
+    assert cli("run", "--memory", "1MiB", f"{path}#grow", "8").lines == ["-1", "-1"]
+    assert cli.refused("run", "--memory", "64KiB", f"{path}#grow", "1") == (
+        f"{path}: it needs 128 KiB of memory to start, and its limit is 64 KiB"
+    )
+
+
+def test_a_64_bit_memory_is_bounded_too(cli: Cli, wat: Callable[..., Path]) -> None:
+    path = wat("""(module (memory i64 1)
+      (func (export "grow") (param i64) (result i64) (memory.grow (local.get 0))))""")
+    assert cli("run", f"{path}#grow", "65535").lines == ["1"]
+    assert cli("run", f"{path}#grow", "65536").lines == ["-1"]
+    assert cli("run", "--memory", "1MiB", f"{path}#grow", "16").lines == ["-1"]
+
+
+def test_garbage_collected_objects_are_bounded_too(cli: Cli, wat: Callable[..., Path]) -> None:
+    path = wat("""(module (type $bytes (array (mut i8)))
+      (func (export "make") (param i32) (result i32) (array.len (array.new $bytes (i32.const 0) (local.get 0)))))""")
+    assert cli("run", "--memory", "1MiB", f"{path}#make", "100000").lines == ["100000"]
+    ended = cli("run", "--memory", "1MiB", f"{path}#make", "2000000")
+    assert ended.code == 134
+    assert "GC heap out of memory" in ended.stderr
+
+
+def test_a_table_is_bounded(cli: Cli, wat: Callable[..., Path]) -> None:
+    path = wat("""(module (table $t 0 externref)
+      (func (export "grow") (param i32) (result i32) (table.grow $t (ref.null extern) (local.get 0))))""")
+    assert cli("run", f"{path}#grow", str(1 << 20)).lines == ["0"]
+    assert cli("run", f"{path}#grow", str((1 << 20) + 1)).lines == ["-1"]
+
+
+# --- time
+
+
+@pytest.mark.parametrize("command", [("sleep", "forever"), ("spin",), ("cat",), ("sleep-component",)])
+def test_a_guest_over_its_time_exits_with_124_and_one_line(cli: Cli, command: tuple[str, ...]) -> None:
+    process = cli.start("run", "--timeout", "100ms", example(command[0]), *command[1:])
+    process.wait(PATIENCE)  # stdin stays open
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    expected = f"wasm-sandboxer: {command[0]}.wasm was stopped after 0.1 s, its time limit (--timeout)\n"
+    assert (process.returncode, said) == (124, expected)
+
+
+def test_a_guest_in_time_is_left_alone(cli: Cli) -> None:
+    assert cli("run", "--timeout", "1h", example("exit"), "3").code == 3
+
+
+# --- the network
+
+
+def accept(process: "subprocess.Popen[bytes]") -> bytes:
+    """What the server that the process runs says to one who connects."""
+    assert process.stdout is not None
+    found = re.fullmatch(rb"listening on port (\d+)\n", process.stdout.readline())
+    assert found is not None
+    with socket.create_connection(("127.0.0.1", int(found[1])), timeout=PATIENCE) as client:
+        return client.recv(100)
+
+
+def test_a_component_serves_the_hosts_network(cli: Cli) -> None:
+    process = cli.start("run", "--network", "host", example("tcp-server"), "0")
+    assert accept(process) == b"hello 1\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--network", "none"]])
+def test_without_a_network_there_is_none(cli: Cli, options: list[str]) -> None:
+    ended = cli("run", *options, example("tcp-server"), "0")
+    assert ended.code != 0
+    assert re.fullmatch(r"tcp-server: \S+: error 1\n", ended.text + ended.stderr), ended  # 1: access-denied
+
+
+# --- names
+
+
+def test_name_is_the_guests_own(cli: Cli) -> None:
+    assert cli("run", "--name", "other", example("args"), "a").lines == ["argv[0]=other", "argv[1]=a"]
+
+
+def test_name_is_what_messages_say(cli: Cli) -> None:
+    assert cli("run", "--name", "other", example("trap")).stderr.startswith("wasm-sandboxer: other: trap: ")
+
+
+def test_name_is_the_threads(cli: Cli) -> None:
+    process = cli.start("run", "--name", "a-name-longer-than-the-kernel's", example("cat"))
+    assert process.stdin is not None
+    names = set[str]()
+    while "a-name-longer-t" not in names:
+        assert process.poll() is None
+        names = {path.read_text().strip() for path in Path(f"/proc/{process.pid}/task").glob("*/comm")}
+
+
+def test_a_file_whose_name_is_no_text_runs(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path.joinpath("\udcff.wasm")
+    path.write_bytes(example("args").read_bytes())
+    assert cli("run", path).lines == [r"argv[0]=\udcff.wasm"]
+
+
+# --- the engine
+
+
+def test_the_second_engine_is_not_there_yet(cli: Cli) -> None:
+    said = cli.refused("run", "--engine", "wasmedge", example("hello"))
+    assert said == "--engine wasmedge is not built in yet; wasmtime runs everything for now"
+
+
+@pytest.mark.parametrize("engine", ["auto", "wasmtime"])
+def test_the_first_engine_can_be_named(cli: Cli, engine: str) -> None:
+    assert cli("run", "--engine", engine, example("exit"), "3").code == 3
+
+
+# --- the result
+
+
+def test_json_tells_how_a_guest_ended(cli: Cli) -> None:
+    ended = cli("run", "--json", "--name", "three", example("memhog"), "3")
+    found = report(ended)
+    assert ended.lines == ["1 MiB", "2 MiB", "3 MiB"]
+    assert 0 < found.pop("cpu_seconds") < PATIENCE
+    assert 0 < found.pop("wall_seconds") < PATIENCE
+    assert 3 * MIB < found.pop("peak_memory") < 4 * MIB
+    assert found == {
+        "name": "three", "module": str(example("memhog")), "exit_code": 0, "reason": "exited", "message": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        ([example("exit"), "3"], 3, "exited"),
+        ([example("trap")], 134, "trapped"),
+        (["--timeout", "50ms", example("spin")], 124, "timeout"),
+        (["--timeout", "50ms", example("sleep-component")], 124, "timeout"),
+        (["none.wasm"], 2, "invalid"),
+    ],
+)
+def test_json_tells_the_reason(cli: Cli, arguments: list[Any], code: int, reason: str) -> None:
+    ended = cli("run", "--json", *arguments)
+    found = report(ended)
+    assert (ended.code, found["exit_code"], found["reason"]) == (code, code, reason)
+
+
+def test_json_tells_a_traps_message(cli: Cli) -> None:
+    found = report(cli("run", "--json", example("trap"), "divide"))
+    assert found["message"].startswith("trap: integer divide by zero\nwasm backtrace:\n    0: trap!divide at 0x")
+
+
+def test_json_refuses_in_json(cli: Cli) -> None:
+    ended = cli("run", "--json", "none.wasm")
+    assert json.loads(ended.stderr) == {
+        "module": "none.wasm", "exit_code": 2, "reason": "invalid", "message": "none.wasm: no such file",
+    }  # fmt: skip
+
+
+def test_cpu_time_is_the_guests_own(cli: Cli) -> None:
+    spun = report(cli("run", "--json", example("spin"), "0.2"))
+    slept = report(cli("run", "--json", example("sleep"), "0.2"))
+    assert spun["cpu_seconds"] > 0.05 > slept["cpu_seconds"]
+    assert slept["wall_seconds"] >= 0.2
+
+
+# --- nothing but what is given
+
+
+def test_a_guest_finds_no_descriptor_of_ours(cli: Cli, wat: Callable[..., Path]) -> None:
+    path = wat(f"""(module {wasi("fd_fdstat_get proc_exit")} (memory (export "memory") 1)
+      (func (export "_start") (local $fd i32)
+        (local.set $fd (i32.const 3))
+        (loop $next
+          (if (i32.ne (call $fd_fdstat_get (local.get $fd) (i32.const 0)) (i32.const 8))
+            (then (call $proc_exit (local.get $fd))))
+          (local.set $fd (i32.add (local.get $fd) (i32.const 1)))
+          (br_if $next (i32.lt_u (local.get $fd) (i32.const 100))))))""")
+    assert cli("run", path).code == 0

@@ -1,0 +1,73 @@
+"""What all tests share: one module store for the session, the real command line, guests in this process."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Cli
+from tests.support.guests import Guests, new_engine
+from tests.support.modules import binary
+from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
+
+
+@pytest.fixture(scope="session")
+def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One module store for all workers of the session, so that each example is compiled once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "module-store"
+
+
+@pytest.fixture
+def cli(store_root: Path, tmp_path: Path) -> Iterator[Cli]:
+    """The program `wasm-sandboxer` over the session's store; what a test leaves running is killed."""
+    with ExitStack() as undo:
+        yield Cli(store_root, tmp_path, undo)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Cli]:
+    """The program over an empty store of this test's own."""
+    with ExitStack() as undo:
+        yield Cli(tmp_path / "store", tmp_path, undo)
+
+
+@pytest.fixture(scope="session")
+def engine(store_root: Path) -> WasmtimeEngine:
+    """An engine in this process."""
+    return new_engine(store_root)
+
+
+@pytest.fixture
+def guests(engine: WasmtimeEngine) -> Iterator[Guests]:
+    """Containers in this process; the descriptors that a test makes for them are closed."""
+    with ExitStack() as undo:
+        yield Guests(engine, undo)
+
+
+@pytest.fixture
+def wat(tmp_path: Path) -> Callable[..., Path]:
+    """A module from its text, as a file of this test's own."""
+
+    def make(text: str, name: str = "module.wasm") -> Path:
+        path = tmp_path / name
+        path.write_bytes(binary(text))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def ordinary_user() -> None:
+    """Skips the test for root, whom no mode keeps from reading or writing."""
+    if os.geteuid() == 0:
+        pytest.skip("NOT RUN: root may read and write everything")
+
+
+@pytest.fixture
+def superuser() -> None:
+    """Skips the test for those who may not give a file to somebody else."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: needs root")
