@@ -1,4 +1,7 @@
-"""A cpu cgroup for threads of this process, as a guest's group will be (cgroup v1; v2 has threaded groups for it)."""
+"""A cpu cgroup for threads of a process, as a guest's group will be (cgroup v1; v2 has threaded groups for it).
+
+Made and removed by the process that starts the one with the threads: a group goes only when its last thread has.
+"""
 
 import contextlib
 import os
@@ -11,36 +14,19 @@ ROOT = Path("/sys/fs/cgroup/cpu")
 
 
 class CpuGroup:
-    """A group with a quota in CPUs, or none; threads join by themselves or are moved."""
+    """A group that exists, by its folder."""
 
-    def __init__(self, name: str, *, quota: float | None = None, shares: int = 1024) -> None:
-        self._folder = ROOT / f"{name}-{os.getpid()}"
-        self._folder.mkdir()
-        (self._folder / "cpu.shares").write_text(str(shares))
-        if quota is not None:
-            period = int((self._folder / "cpu.cfs_period_us").read_text())
-            (self._folder / "cpu.cfs_quota_us").write_text(str(int(period * quota)))
-
-    @property
-    def path(self) -> Path:
-        """The group's folder."""
-        return self._folder
+    def __init__(self, folder: Path | str = ROOT) -> None:
+        self.folder = Path(folder)
 
     def join(self) -> None:
         """Put the calling thread into it."""
         self.move(threading.get_native_id())
 
     def move(self, tid: int) -> None:
-        """Put a thread into it."""
-        (self._folder / "tasks").write_text(str(tid))
-
-    def remove(self) -> None:
-        """Remove it; its threads have ended, though the kernel may still count the last."""
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                self._folder.rmdir()
-                return
-            time.sleep(0.02)
+        """Put a thread into it; one that has ended meanwhile is no matter."""
+        with contextlib.suppress(ProcessLookupError):
+            (self.folder / "tasks").write_text(str(tid))
 
 
 def available() -> bool:
@@ -49,10 +35,25 @@ def available() -> bool:
 
 
 @contextlib.contextmanager
-def cpu_group(name: str, *, quota: float | None = None, shares: int = 1024) -> Iterator[CpuGroup]:
-    """A group that is removed at the end."""
-    group = CpuGroup(name, quota=quota, shares=shares)
+def cpu_group(
+    name: str, *, quota: float | None = None, shares: int = 1024, parent: Path = ROOT
+) -> Iterator[CpuGroup]:
+    """A group with a quota in CPUs, or none; removed at the end."""
+    folder = parent / f"{name}-{os.getpid()}"
+    folder.mkdir()
     try:
-        yield group
+        (folder / "cpu.shares").write_text(str(shares))
+        if quota is not None:
+            period = int((folder / "cpu.cfs_period_us").read_text())
+            (folder / "cpu.cfs_quota_us").write_text(str(int(period * quota)))
+        yield CpuGroup(folder)
     finally:
-        group.remove()
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(250):
+        with contextlib.suppress(OSError):  # its last thread has ended, but the kernel still counts it
+            folder.rmdir()
+            return
+        time.sleep(0.02)

@@ -25,7 +25,7 @@ import wasmtime
 from benchmarks.cpu_group import CpuGroup, available, cpu_group
 from benchmarks.density import LOOP_NICE, compile_all, loop_lag, memory, timed_start
 from benchmarks.fresh import fresh
-from benchmarks.guests import Guests, Prepared, engine, in_loop, set_nice, stop, stop_all
+from benchmarks.guests import Guests, engine, in_loop, set_nice, stop, stop_all
 from benchmarks.report import Report, Target
 from wasm_sandboxer.engine.protocol import Control
 from wasm_sandboxer.engine.wasmtime import binding, thunks
@@ -80,7 +80,7 @@ def measure_thousand(root: str, way: str, count: int, kills: int) -> dict[str, A
 
 async def _measure_thousand(root: str, way: str, count: int, kills: int) -> dict[str, Any]:
     set_nice(LOOP_NICE)
-    guests = guests_by(way, root, lambda: set_nice(0))
+    guests = guests_by(way, root)
     await stop_all(await guests.start("sleep", "forever", count=3))  # warm
     before, mappings = memory(), _mappings()
     starts: list[float] = []
@@ -119,19 +119,20 @@ def throttled(report: Report, root: str) -> None:
         report.note("NOT RUN: it takes root and cgroup v1's cpu controller")
         return
     for way, label in WAYS.items():
-        found = fresh(measure_throttled, root=root, way=way, rounds=report.rounds(300, 10))
+        with cpu_group("wasm-sandboxer-bench-pod", quota=0.1) as group:
+            arguments = {"way": way, "rounds": report.rounds(300, 10), "folder": str(group.folder)}
+            found = fresh(measure_throttled, root=root, **arguments)
         report.row(f"{label}: the loop's delay", found["lag"])
         report.row("  stopping a sleeper outside the group", found["stops"])
 
 
-def measure_throttled(root: str, way: str, rounds: int) -> dict[str, list[float]]:
-    with cpu_group("wasm-sandboxer-bench", quota=0.1) as group:
-        return in_loop(_measure_throttled(root, way, rounds, group))
+def measure_throttled(root: str, way: str, rounds: int, folder: str) -> dict[str, list[float]]:
+    return in_loop(_measure_throttled(root, way, rounds, CpuGroup(folder)))
 
 
 async def _measure_throttled(root: str, way: str, rounds: int, group: CpuGroup) -> dict[str, list[float]]:
     set_nice(LOOP_NICE)
-    guests = guests_by(way, root, lambda: set_nice(0))
+    guests = guests_by(way, root)
     sleepers = await guests.start("sleep", "forever", count=rounds)
     spinners = await guests.start("spin", count=8)
     for spinner in spinners:
@@ -142,22 +143,20 @@ async def _measure_throttled(root: str, way: str, rounds: int, group: CpuGroup) 
         found["stops"].append(await stop(sleeper))
         found["lag"].append(await loop_lag())
         await asyncio.sleep(random.uniform(0.005, 0.015))
-    await stop_all(spinners)
-    return found
+    return found  # the process ends, and with it who still spins
 
 
 # ---- the three ways ----
 
 
-def guests_by(way: str, root: str, prepare: Callable[[], object]) -> Guests:
-    """Guests of the examples that are stopped this way; `prepare` is done first on each one's thread."""
+def guests_by(way: str, root: str) -> Guests:
+    """Guests of the examples that are stopped this way."""
     loader = engine(root)
     if way == "python":
         loader.runtime.on_epoch = ON_EPOCH
-    guests = Guests(root, "sleep", "spin", loader=loader)
+    guests = Guests(root, "sleep", "spin", loader=loader, nice=0)
     if way == "own":
         guests.programs = {name: OwnEngines(root, program) for name, program in guests.programs.items()}
-    guests.programs = {name: Prepared(program, prepare) for name, program in guests.programs.items()}
     return guests
 
 

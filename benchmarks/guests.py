@@ -47,7 +47,7 @@ class Guests:
             self.programs = {
                 name: Prepared(program, lambda: set_nice(nice)) for name, program in self.programs.items()
             }
-        self.executor = ThreadExecutor()
+        self.executor = ThreadExecutor(nice=nice)
         null = os.open(os.devnull, os.O_RDWR)
         self.stdio = Stdio(stdin=null, stdout=null, stderr=null)
         self._made = 0

@@ -111,7 +111,9 @@ class Report:
 
 
 def summary(samples: Sequence[float]) -> dict[str, float]:
-    """Min, p50, p99 and max; a percentile is the sample at its nearest rank."""
+    """Min, p50, p99 and max; a percentile is the sample at its nearest rank. Not numbers where nothing was seen."""
+    if not samples:
+        return dict.fromkeys(("min", "p50", "p99", "max"), math.nan)
     ordered = sorted(samples)
     at = [ordered[math.ceil(share * len(ordered)) - 1] for share in (0.50, 0.99)]
     return {"min": ordered[0], "p50": at[0], "p99": at[1], "max": ordered[-1]}
@@ -139,7 +141,7 @@ def _commit() -> str:
 
 def _short(number: float) -> str:
     """Three significant digits, more where there are more before the point."""
-    if number == 0:
-        return "0"
+    if number == 0 or math.isnan(number):
+        return "0" if number == 0 else "-"
     digits = max(0, 2 - math.floor(math.log10(abs(number))))
     return f"{number:.{min(digits, 4)}f}"
