@@ -52,6 +52,7 @@ class Config:
     workers: int = _key("threads for mounting, reading bundles and loading modules", 8)
     nice: int = _key("priority of the daemon's own threads, so that guests do not delay it; 0 changes nothing", -10)
     default_memory: int = _key("bound on linear memory of a container that has none, 0 for 4 GiB", 0, unit="size")
+    lenient_limits: bool = _key("run containers whose limits this host's control groups cannot hold", False)
     compile_memory: int = _key("memory that compiling a module may take", 2 << 30, unit="size")
     compile_timeout: float = _key("time that compiling a module may take", 120.0, unit="duration")
     store_size: int = _key(
@@ -94,5 +95,7 @@ def _value(path: Path, key: "dataclasses.Field[Any]", value: Any) -> Any:
             return value
     except (InvalidArgument, ValueError) as error:
         raise InvalidArgument(f"{path}: {key.name}: {error}") from None
-    wanted = key.metadata["unit"] or {Path: "a path", int: "a whole number"}.get(type(default), "a word")
+    wanted = key.metadata["unit"] or {Path: "a path", int: "a whole number", bool: "true or false"}.get(
+        type(default), "a word"
+    )
     raise InvalidArgument(f"{path}: {key.name} must be {wanted}, not {value!r}")

@@ -15,6 +15,7 @@ from wasm_sandboxer import logs
 from wasm_sandboxer.api.services import ADMIN, CONTROLLER, SERVICES, TASK
 from wasm_sandboxer.config import Config
 from wasm_sandboxer.core.events import EventQueue
+from wasm_sandboxer.core.groups import Groups
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.task import Tools
@@ -26,6 +27,7 @@ from wasm_sandboxer.errors import FailedPrecondition, Unavailable
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
+from wasm_sandboxer.linux.cgroup import detect
 from wasm_sandboxer.rpc.admin import Admin
 from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller
@@ -66,6 +68,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             executor=ThreadExecutor(nice=0),
             workers=workers,
             publish=queue.add,
+            groups=Groups(detect(), lenient=config.lenient_limits),
             default_memory=config.default_memory,
         )
         sandboxer = Sandboxer(tools, Records(config.state / "records"))

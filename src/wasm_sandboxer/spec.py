@@ -57,9 +57,16 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """The limits that apply to a guest; None is unlimited."""
+    """The limits that apply to a guest, in the spec's own units; None is what was not said."""
 
     memory: int | None = None
+    cpu_shares: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    cpu_burst: int | None = None
+    cpus: str | None = None
+    mems: str | None = None
+    pids: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +143,17 @@ def _mount(table: "_Table") -> Mount:
 
 def _resources(table: "_Table") -> Resources:
     limit = table.table("memory").integer("limit")
-    return Resources(memory=limit if limit is not None and limit > 0 else None)
+    cpu = table.table("cpu")
+    return Resources(
+        memory=limit if limit is not None and limit > 0 else None,
+        cpu_shares=cpu.integer("shares") or None,  # 0 is how Go writes what was not said
+        cpu_quota=cpu.integer("quota") or None,
+        cpu_period=cpu.integer("period") or None,
+        cpu_burst=cpu.integer("burst"),
+        cpus=cpu.string("cpus") or None,
+        mems=cpu.string("mems") or None,
+        pids=table.table("pids").integer("limit") or None,
+    )
 
 
 def _not_honoured(table: "_Table", linux: "_Table") -> list[str]:

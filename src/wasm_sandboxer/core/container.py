@@ -13,12 +13,22 @@ from wasm_sandboxer.engine.protocol import Program
 from wasm_sandboxer.executor.protocol import Execution, Executor
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 from wasm_sandboxer.lifecycle import Action, State, action_of, exit_code_of
+from wasm_sandboxer.linux.cgroup import Place
 
 
 class Container:
     """Runs a program's guest once, with descriptors that its owner opens and closes."""
 
-    def __init__(self, ident: str, program: Program, guest: Guest, stdio: Stdio, executor: Executor) -> None:
+    def __init__(
+        self,
+        ident: str,
+        program: Program,
+        guest: Guest,
+        stdio: Stdio,
+        executor: Executor,
+        *,
+        place: Place | None = None,
+    ) -> None:
         self.id = ident
         self.guest = guest
         self.state = State.CREATED
@@ -26,6 +36,7 @@ class Container:
         self._program = program
         self._stdio = stdio
         self._executor = executor
+        self._place = place
         self._execution: Execution | None = None
         self._signal = 0
         self._lock = asyncio.Lock()
@@ -53,7 +64,7 @@ class Container:
         async with self._lock:
             self.state.require("start", f"container {self.id}")
             try:
-                self._execution = self._executor.prepare(self._program, self.guest, self._stdio, self.id)
+                self._execution = self._executor.prepare(self._program, self.guest, self._stdio, self.id, self._place)
                 await self._execution.begin()
             except Exception as error:
                 self._set_stopped(Exit(code=128, reason=Reason.FAILED, message=str(error)))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from wasm_sandboxer.core.task import Task
+from wasm_sandboxer.linux.cgroup import Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class SandboxRecord:
     cgroup_parent: str = ""
     name: str = ""
     handler: str = ""
+    resources: Mapping[str, Any] = field(default_factory=dict)  # fields of spec.Resources
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     created_at: float = field(default_factory=time.time)
@@ -36,6 +38,7 @@ class Sandbox:
     def __init__(self, record: SandboxRecord) -> None:
         self.record = record
         self.tasks: dict[str, Task] = {}
+        self.group: Group | None = None
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if record.exited_at:
             self.stopped.set_result(None)

@@ -17,13 +17,14 @@ from typing import Any
 from wasm_sandboxer.bundle.rootfs import unmount_all
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
+from wasm_sandboxer.core.groups import limits_of
 from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
-from wasm_sandboxer.core.task import Request, Task, TaskProcess, Tools, dead_task, prepare
+from wasm_sandboxer.core.task import Request, Surroundings, Task, TaskProcess, Tools, dead_task, prepare
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound
 from wasm_sandboxer.guest import Network
-from wasm_sandboxer.spec import SANDBOX_ID, Spec
+from wasm_sandboxer.spec import SANDBOX_ID, Resources, Spec
 
 _log = logging.getLogger(__name__)
 Key = tuple[str, str]
@@ -59,6 +60,7 @@ class Sandboxer:
         sandbox = self.sandbox(namespace, ident)
         if sandbox.stopped.done():
             raise FailedPrecondition(f"cannot start sandbox {ident}: it is stopped")
+        await self._make_group(sandbox)
         sandbox.record = dataclasses.replace(sandbox.record, started=True)
         await self._keep(sandbox)
         return sandbox
@@ -78,6 +80,8 @@ class Sandboxer:
         sandbox = self.sandbox(namespace, ident)
         for task in list(sandbox.tasks.values()):
             await self.delete_task(namespace, task.id)
+        if sandbox.group is not None:
+            await self._tools.workers.run(self._tools.groups.remove, sandbox.group)
         await self._tools.workers.run(self._records.remove, "sandboxes", namespace, ident)
         self._sandboxes.pop((namespace, ident), None)
 
@@ -153,6 +157,11 @@ class Sandboxer:
             self._sandboxes[namespace, ident] = Sandbox(SandboxRecord(**record))
         for namespace, ident, record in self._records.all("containers"):
             await self._recover_task(namespace, ident, record)
+        known = {f"{namespace}-{ident}" for namespace, ident in self._sandboxes}
+        await self._tools.workers.run(self._tools.groups.forget, known)
+        for sandbox in self._sandboxes.values():
+            if sandbox.ready:
+                await self._make_group(sandbox)
         if self._sandboxes or self._tasks:
             _log.info("recovered %d sandboxes and %d dead containers", len(self._sandboxes), len(self._tasks))
 
@@ -164,7 +173,7 @@ class Sandboxer:
                 await self._tools.workers.run(task.undo.close)
 
     async def _create(self, request: Request) -> Task:
-        prepared = await self._tools.workers.run(prepare, request, self._tools, self._network_of)
+        prepared = await self._tools.workers.run(prepare, request, self._tools, self._surroundings)
         sandbox_id = prepared.spec.annotations.get(SANDBOX_ID, "")
         try:
             self._require_not_stopped(request, sandbox_id)
@@ -179,7 +188,14 @@ class Sandboxer:
         except BaseException:
             await self._tools.workers.run(prepared.undo.close)
             raise
-        run = Run(request.id, prepared.program, prepared.guest, prepared.streams.stdio, self._tools.executor)
+        run = Run(
+            request.id,
+            prepared.program,
+            prepared.guest,
+            prepared.streams.stdio,
+            self._tools.executor,
+            place=self._tools.groups.place(prepared.group),
+        )
         return Task(
             namespace=request.namespace,
             id=request.id,
@@ -189,6 +205,7 @@ class Sandboxer:
             tools=self._tools,
             undo=prepared.undo,
             guest=prepared.guest,
+            group=prepared.group,
             annotations=prepared.spec.annotations,
         )
 
@@ -197,10 +214,13 @@ class Sandboxer:
         if sandbox is not None and sandbox.stopped.done():
             raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox_id} is stopped")
 
-    def _network_of(self, namespace: str, spec: Spec) -> Network:
+    def _surroundings(self, namespace: str, spec: Spec) -> Surroundings:
         """The host's network for pods that have it; others have none until guests enter their namespaces."""
         sandbox = self._sandboxes.get((namespace, spec.annotations.get(SANDBOX_ID, "")))
-        return Network.HOST if sandbox is not None and not sandbox.record.netns_path else Network.NONE
+        if sandbox is None:
+            return Surroundings()
+        network = Network.NONE if sandbox.record.netns_path else Network.HOST
+        return Surroundings(network=network, group=sandbox.group)
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         root = Path(record["root"])
@@ -213,6 +233,11 @@ class Sandboxer:
             sandbox.tasks[ident] = task
         details = {"id": ident, "pid": task.init.pid, "exit_status": 255, "exited_at": task.init.exited_at}
         self._tools.publish(Event(topic=Topic.EXIT, namespace=namespace, container=ident, details=details))
+
+    async def _make_group(self, sandbox: Sandbox) -> None:
+        record = sandbox.record
+        limits = limits_of(Resources(**record.resources))
+        sandbox.group = await self._tools.workers.run(self._tools.groups.sandbox, record.namespace, record.id, limits)
 
     async def _keep(self, sandbox: Sandbox) -> None:
         record = sandbox.record

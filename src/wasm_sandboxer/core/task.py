@@ -21,6 +21,7 @@ from wasm_sandboxer.bundle.rootfs import RootMount, add_volumes, is_systems, mak
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
+from wasm_sandboxer.core.groups import Groups, limits_of
 from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.protocol import Engine, Program
@@ -28,6 +29,7 @@ from wasm_sandboxer.errors import AlreadyExists, NotFound, WasmSandboxerError
 from wasm_sandboxer.executor.protocol import Executor
 from wasm_sandboxer.guest import Exit, Guest, Network, Reason
 from wasm_sandboxer.lifecycle import State
+from wasm_sandboxer.linux.cgroup import Group
 from wasm_sandboxer.spec import SANDBOX_ID, Process, Resources, Spec, parse
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Tools:
     executor: Executor
     workers: Workers
     publish: Callable[[Event], None]
+    groups: Groups
     default_memory: int = 0
 
 
@@ -56,6 +59,14 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a container's sandbox gives it: a network, and a group to be in (None: the daemon's own)."""
+
+    network: Network = Network.NONE
+    group: Group | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What a worker thread has made ready for the loop."""
 
@@ -63,6 +74,7 @@ class Prepared:
     guest: Guest
     program: Program
     streams: Streams
+    group: Group | None
     undo: ExitStack
 
 
@@ -103,6 +115,7 @@ class Task:
     tools: Tools
     undo: ExitStack
     guest: Guest
+    group: Group | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     execs: dict[str, TaskProcess] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -159,7 +172,8 @@ class Task:
             streams.close()
             self.init.run.state.require("exec", f"container {self.id}")
             raise AlreadyExists(f"exec {exec_id} exists in container {self.id}")
-        run = Run(f"{self.id}/{exec_id}", program, guest, streams.stdio, self.tools.executor)
+        place = self.tools.groups.place(self.group)
+        run = Run(f"{self.id}/{exec_id}", program, guest, streams.stdio, self.tools.executor, place=place)
         self.execs[exec_id] = TaskProcess(exec_id, run, streams)
         self._publish(Topic.EXEC_ADDED, exec_id=exec_id)
 
@@ -179,9 +193,14 @@ class Task:
                 await process.run.resume()
         self._publish(Topic.RESUMED)
 
-    def update(self, resources: Resources) -> None:
-        """Change limits. The engine fixes a running guest's memory at its start: execs to come get the new one."""
+    async def update(self, resources: Resources) -> None:
+        """Change limits: CPU and threads at once; memory for execs to come, since the engine fixes a guest's."""
         self.init.run.state.require("update", f"container {self.id}")
+        if self.group is not None:
+            try:
+                await self.tools.workers.run(self.group.apply, limits_of(resources))
+            except OSError as error:
+                raise WasmSandboxerError(f"the kernel refuses the limits of container {self.id}: {error}") from None
         if resources.memory is not None:
             limits = dataclasses.replace(self.guest.limits, memory=resources.memory)
             self.guest = dataclasses.replace(self.guest, limits=limits)
@@ -286,7 +305,7 @@ class Task:
         self.tools.publish(Event(topic=topic, namespace=self.namespace, container=self.id, details=details))
 
 
-def prepare(request: Request, tools: Tools, network: Callable[[str, Spec], Network]) -> Prepared:
+def prepare(request: Request, tools: Tools, surroundings: Callable[[str, Spec], Surroundings]) -> Prepared:
     """Everything that a container needs before it can start; in a worker thread.
 
     Raises a domain error that says what is wrong; nothing is left then.
@@ -297,14 +316,16 @@ def prepare(request: Request, tools: Tools, network: Callable[[str, Spec], Netwo
         volumes = add_volumes(root, [each for each in spec.mounts if not is_systems(each)], undo)
         if spec.root_read_only:
             make_read_only(root)
-        guest = derive_guest(
-            spec, root, volumes, network=network(request.namespace, spec), default_memory=tools.default_memory
-        )
+        around = surroundings(request.namespace, spec)
+        guest = derive_guest(spec, root, volumes, network=around.network, default_memory=tools.default_memory)
         program = _load(tools.engine, guest, spec.process)
         in_pod = SANDBOX_ID in spec.annotations
         streams = Streams(request.streams, request.id, request.namespace, hold_stdin=in_pod)
         undo.callback(streams.close)
-        return Prepared(spec=spec, guest=guest, program=program, streams=streams, undo=undo.pop_all())
+        group = tools.groups.container(around.group, request.id, limits_of(spec.resources))
+        if group is not None:
+            undo.callback(tools.groups.remove, group)
+        return Prepared(spec=spec, guest=guest, program=program, streams=streams, group=group, undo=undo.pop_all())
 
 
 def dead_task(namespace: str, ident: str, record: Mapping[str, Any], tools: Tools) -> Task:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from wasm_sandboxer.engine.protocol import Program
 from wasm_sandboxer.guest import Exit, Guest, Stdio
+from wasm_sandboxer.linux.cgroup import Place
 
 
 class Execution(Protocol):
@@ -38,5 +39,10 @@ class Execution(Protocol):
 class Executor(Protocol):
     """Starts guests one way: on threads, in processes."""
 
-    def prepare(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> Execution:
-        """The guest, not begun: whoever begins it can stop it meanwhile. `name` is for ps."""
+    def prepare(
+        self, program: Program, guest: Guest, stdio: Stdio, name: str, place: Place | None = None
+    ) -> Execution:
+        """The guest, not begun: whoever begins it can stop it meanwhile. `name` is for ps.
+
+        `place` is where it runs from its first instruction to its last.
+        """

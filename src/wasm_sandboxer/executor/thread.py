@@ -18,6 +18,7 @@ from wasm_sandboxer.engine.protocol import Control, Program
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import syscall
+from wasm_sandboxer.linux.cgroup import Place
 
 # Address space per thread: the engine's Wasm stack (512 KiB) and as much again for host calls, with room.
 STACK_SIZE = 2 << 20
@@ -42,20 +43,25 @@ class ThreadExecutor:
         # write it arrives in ends with EINTR.
         signal.signal(WAKE_SIGNAL, lambda *_: None)
 
-    def prepare(self, program: Program, guest: Guest, stdio: Stdio, name: str) -> "ThreadExecution":
+    def prepare(
+        self, program: Program, guest: Guest, stdio: Stdio, name: str, place: Place | None = None
+    ) -> "ThreadExecution":
         """See Executor."""
-        return ThreadExecution(program, guest, stdio, name, self._nice)
+        return ThreadExecution(program, guest, stdio, name, place, self._nice)
 
 
 class ThreadExecution:
     """A guest on a thread; see Execution."""
 
-    def __init__(self, program: Program, guest: Guest, stdio: Stdio, name: str, nice: int | None = None) -> None:
+    def __init__(
+        self, program: Program, guest: Guest, stdio: Stdio, name: str, place: Place | None, nice: int | None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._program = program
         self._guest = guest
         self._stdio = stdio
         self._name = name
+        self._place = place
         self._nice = nice
         self._control: Control = program.control(stdio)
         self._began: asyncio.Future[None] = self._loop.create_future()
@@ -79,6 +85,10 @@ class ThreadExecution:
             return
         self._stopped_at = self._loop.time()
         self._control.stop()
+        if self._place is not None:
+            # Its group may have used its quota up, and it has only its end to come to. Not here: moving a thread
+            # between groups may take the kernel some milliseconds.
+            _thread.start_new_thread(self._leave, ())
         self._hurry()
         self._wake(_FIRST_WAKE)
 
@@ -107,7 +117,10 @@ class ThreadExecution:
     def _run(self) -> None:
         try:
             self._prepare()
-            end = self._program.run(self._guest, self._stdio, self._control, self._ready)
+            try:
+                end = self._program.run(self._guest, self._stdio, self._control, self._ready)
+            finally:
+                self._leave()
         except WasmSandboxerError as error:
             self._tell_loop(self._failed, error)
         except BaseException as error:  # noqa: BLE001  # the loop must hear of every end
@@ -128,7 +141,22 @@ class ThreadExecution:
         self._cpu_clock = (~self.pid << 3) | 6
 
     def _ready(self) -> None:
+        """The instance is made: from here on the guest runs, within its bounds.
+
+        Entering comes last, since what a thread holds when its group's quota is used up it holds until the next
+        period; between here and the guest's first instruction there are a few microseconds of Python.
+        """
+        if self._place is not None and not self._stopped_at:
+            try:
+                self._place.enter(self.pid)
+            except OSError as error:
+                raise WasmSandboxerError(f"{self._name} cannot enter its control group: {error}") from None
         self._tell_loop(self._set_began)
+
+    def _leave(self) -> None:
+        if self._place is not None and self.pid:
+            with suppress(OSError):  # it has ended, and so left every group
+                self._place.leave(self.pid)
 
     def _report(self, message: str) -> None:
         """Write why the guest ended to its stderr, as far as that takes it without help."""

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wasm_sandboxer.core.sandbox import SandboxRecord
 from wasm_sandboxer.core.task import Request, TaskProcess
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.lifecycle import State
+from wasm_sandboxer.spec import Resources
 
 STATES = {
     State.CREATED: task_types_pb2.CREATED,
@@ -64,10 +66,24 @@ def sandbox_record(request: sandbox_pb2.ControllerCreateRequest, namespace: str)
         netns_path=request.netns_path,
         cgroup_parent=pod.linux.cgroup_parent,
         name=pod.metadata.name,
+        resources=_pod_resources(pod),
         handler=_handler(request.sandbox),
         labels=dict(request.sandbox.labels),
         annotations={**pod.annotations, **request.annotations},
     )
+
+
+def _pod_resources(pod: cri_pb2.PodSandboxConfig) -> dict[str, Any]:
+    """The pod's own bounds, which the kubelet puts on all its containers together."""
+    given = pod.linux.resources
+    resources = Resources(
+        cpu_shares=given.cpu_shares or None,
+        cpu_quota=given.cpu_quota or None,
+        cpu_period=given.cpu_period or None,
+        cpus=given.cpuset_cpus or None,
+        mems=given.cpuset_mems or None,
+    )
+    return {name: value for name, value in asdict(resources).items() if value is not None}
 
 
 def _handler(sandbox: types_pb2.Sandbox) -> str:

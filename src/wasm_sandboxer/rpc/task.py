@@ -111,13 +111,14 @@ class Task:
             process.streams.close_stdin()
         return Empty()
 
-    def Update(self, request: pb.UpdateTaskRequest, context: Context) -> Empty:
-        """Change limits: memory applies to what runs from now on, since the engine fixes it at the start."""
+    @to_the_end
+    async def Update(self, request: pb.UpdateTaskRequest, context: Context) -> Empty:
+        """Change limits: CPU and threads at once, memory for what is started from now on."""
         if request.resources.type_url and not typeurl.holds(request.resources, typeurl.LINUX_RESOURCES):
             raise InvalidArgument(f"container {request.id}: {request.resources.type_url!r} are no Linux resources")
         task = self._task(request, context)
         if request.resources.value:
-            task.update(parse_resources(request.resources.value))
+            await task.update(parse_resources(request.resources.value))
         return Empty()
 
     def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:

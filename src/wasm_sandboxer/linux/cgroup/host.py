@@ -30,6 +30,7 @@ class Host:
     missing: Mapping[str, str]
     mounts: Mapping[str, Path]  # version 1: controller to the root of its hierarchy
     domain: Path | None  # version 2: this process's own group
+    homes: Mapping[str, Path]  # version 1: controller to this process's own group
 
     def root(self, name: str = NAME) -> Group:
         """The group that holds all of this daemon's; made now. Raises Unsupported or OSError."""
@@ -39,6 +40,13 @@ class Host:
             controllers = frozenset(WANTED) - set(self.missing)
             return v2.V2Group(self.domain, controllers, threaded=False).child("guests")
         raise Unsupported(self.describe())
+
+    def home(self) -> Group:
+        """The group this process is in, for threads that come back; see root()."""
+        if self.version is Version.V1:
+            return v1.V1Group(self.homes, existing=True)
+        assert self.domain is not None  # root() was asked first
+        return v2.V2Group(self.domain, frozenset(), threaded=False)
 
     def describe(self) -> str:
         """What the host offers, in words."""
@@ -54,11 +62,13 @@ def detect(proc: Path = Path("/proc/self")) -> Host:
         mounts = {name: path for name, path in hierarchies.items() if name in v1.CONTROLLERS}
         missing = {name: "its version 1 hierarchy is not mounted" for name in WANTED if name not in mounts}
         missing |= {name: _not_writable(path) for name, path in mounts.items() if not os.access(path, os.W_OK)}
-        return Host(version=Version.V1, missing=missing, mounts=mounts, domain=None)
+        groups = _own_groups((proc / "cgroup").read_text())
+        homes = {name: mount / groups.get(name, "/").lstrip("/") for name, mount in mounts.items()}
+        return Host(version=Version.V1, missing=missing, mounts=mounts, domain=None, homes=homes)
     if unified is None:
         missing = dict.fromkeys(WANTED, "no cgroup file system is mounted")
-        return Host(version=Version.NONE, missing=missing, mounts={}, domain=None)
-    own = unified / _own_group((proc / "cgroup").read_text()).lstrip("/")
+        return Host(version=Version.NONE, missing=missing, mounts={}, domain=None, homes={})
+    own = unified / _own_groups((proc / "cgroup").read_text()).get("", "/").lstrip("/")
     return _unified(own)
 
 
@@ -73,7 +83,7 @@ def _unified(own: Path) -> Host:
     if not os.access(own / "cgroup.subtree_control", os.W_OK):
         missing = dict.fromkeys(WANTED, _not_writable(own))
     version = Version.NONE if len(missing) == len(WANTED) else Version.V2
-    return Host(version=version, missing=missing, mounts={}, domain=own)
+    return Host(version=version, missing=missing, mounts={}, domain=own, homes={})
 
 
 def _mounts(mountinfo: str) -> tuple[dict[str, Path], Path | None]:
@@ -91,8 +101,13 @@ def _mounts(mountinfo: str) -> tuple[dict[str, Path], Path | None]:
     return hierarchies, unified
 
 
-def _own_group(cgroup: str) -> str:
-    return next((line.removeprefix("0::") for line in cgroup.splitlines() if line.startswith("0::")), "/")
+def _own_groups(cgroup: str) -> dict[str, str]:
+    """The process's groups by controller, version 2's under the empty name; cgroups(7), /proc/[pid]/cgroup."""
+    groups: dict[str, str] = {}
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        groups |= dict.fromkeys(controllers.split(","), path)
+    return groups
 
 
 def _not_writable(path: Path) -> str:

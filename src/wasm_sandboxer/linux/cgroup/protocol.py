@@ -20,8 +20,13 @@ class GroupLimits:
     mems: str | None = None
     pids: int | None = None
 
+    def hard(self) -> frozenset[str]:
+        """The controllers without which a bound would not hold; shares only divide what there is."""
+        wanted = {"cpu": self.quota, "pids": self.pids, "cpuset": 1 if self.cpus or self.mems else None}
+        return frozenset(name for name, value in wanted.items() if value is not None and value > 0)
+
     def controllers(self) -> frozenset[str]:
-        """The controllers it takes to hold these bounds."""
+        """The controllers that these bounds concern."""
         wanted = {
             "cpu": (self.shares, self.quota, self.period, self.burst),
             "cpuset": (self.cpus, self.mems),
@@ -41,6 +46,22 @@ class Usage:
     pids: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a guest's thread runs: in its group, and before and after in the daemon's own."""
+
+    group: "Group"
+    home: "Group"
+
+    def enter(self, tid: int) -> None:
+        """Put a thread under the group's bounds."""
+        self.group.add_thread(tid)
+
+    def leave(self, tid: int) -> None:
+        """Take a thread out of them."""
+        self.home.add_thread(tid)
+
+
 class Group(Protocol):
     """A group of threads; any thread may call. Every method raises OSError for what the kernel refuses."""
 
@@ -55,6 +76,9 @@ class Group(Protocol):
 
     def usage(self) -> Usage:
         """What its threads, and those of its children, have used."""
+
+    def names(self) -> set[str]:
+        """The names of the groups inside."""
 
     def remove(self) -> None:
         """Remove the group, which must be empty; gone already is well."""

@@ -21,9 +21,14 @@ CONTROLLERS = ("cpu", "cpuacct", "pids", "cpuset")
 class V1Group:
     """See Group. `folders` has one folder per controller that the host mounts."""
 
-    def __init__(self, folders: Mapping[str, Path], *, parent: "V1Group | None" = None) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], *, parent: "V1Group | None" = None, existing: bool = False
+    ) -> None:
+        """Make the group; an `existing` one, the daemon's own, is only referred to."""
         self._folders = folders
         self._parent = parent
+        if existing:
+            return
         for name, folder in folders.items():
             if name != "cpuset":
                 folder.mkdir(mode=0o755, exist_ok=True)
@@ -65,6 +70,10 @@ class V1Group:
             throttled=stat.get("throttled_time", 0) // 1000,
             pids=pids,
         )
+
+    def names(self) -> set[str]:
+        """The names of the groups inside."""
+        return {path.name for folder in self._folders.values() for path in folder.glob("*/")}
 
     def remove(self) -> None:
         """See Group."""

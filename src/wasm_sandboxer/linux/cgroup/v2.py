@@ -62,6 +62,10 @@ class V2Group:
             pids=int(pids.read_text()) if pids.exists() else 0,
         )
 
+    def names(self) -> set[str]:
+        """The names of the groups inside."""
+        return {path.name for path in self._folder.glob("*/")}
+
     def remove(self) -> None:
         """See Group."""
         with suppress(FileNotFoundError):

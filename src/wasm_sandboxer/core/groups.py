@@ -1,0 +1,116 @@
+"""Whose threads the kernel bounds together: a control group for each sandbox, and one for each container in it.
+
+Groups are made and removed in worker threads. The daemon itself stays in its own group and never enters a pod's
+(`cgroupsPath`): the kubelet ends every process that it finds there when the pod ends.
+"""
+
+import logging
+import time
+from contextlib import suppress
+
+from wasm_sandboxer.errors import Unsupported, WasmSandboxerError
+from wasm_sandboxer.linux.cgroup import Group, GroupLimits, Host, Place, Version
+from wasm_sandboxer.spec import Resources
+
+_LEAVING = 0.5  # seconds that ended threads may take to leave a group
+_log = logging.getLogger(__name__)
+
+
+class Groups:
+    """The daemon's tree of groups; on a host without usable ones it makes none, and says why at the start."""
+
+    def __init__(self, host: Host, *, lenient: bool) -> None:
+        """`lenient` lets containers run without the bounds that the host cannot hold."""
+        self._host = host
+        self._lenient = lenient
+        self._root: Group | None = None
+        if host.missing:
+            _log.warning("limits: %s", host.describe())
+        if host.version is not Version.NONE:
+            try:
+                self._root = host.root()
+                self._home = host.home()
+            except OSError as error:
+                _log.warning("limits: groups cannot be made: %s", error)
+
+    @property
+    def version(self) -> Version:
+        """Whose metrics messages describe this host."""
+        return self._host.version
+
+    def sandbox(self, namespace: str, ident: str, limits: GroupLimits) -> Group | None:
+        """The sandbox's group, made if it is not there; raises Unsupported for bounds that cannot be held."""
+        return self._make(self._root, f"{namespace}-{ident}", limits, f"sandbox {ident}")
+
+    def container(self, sandbox: Group | None, ident: str, limits: GroupLimits) -> Group | None:
+        """A container's group in its sandbox's, or in the daemon's root for one without; raises as sandbox()."""
+        return self._make(sandbox or self._root, ident, limits, f"container {ident}")
+
+    def place(self, group: Group | None) -> Place | None:
+        """Where the guests of a group run."""
+        return Place(group=group, home=self._home) if group is not None else None
+
+    def remove(self, group: Group) -> None:
+        """Remove a group whose guests have ended: their threads may be about to leave it."""
+        deadline = time.monotonic() + _LEAVING
+        while True:
+            try:
+                group.remove()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    _log.warning("a control group is left behind: %s", error)
+                    return
+                time.sleep(0.005)
+            else:
+                return
+
+    def forget(self, known: set[str]) -> None:
+        """Remove what a daemon that died has left, but the groups of these sandboxes ("namespace-id")."""
+        if self._root is None:
+            return
+        for name in self._root.names():
+            group = self._root.child(name)
+            for inner in group.names():
+                with suppress(OSError):
+                    group.child(inner).remove()
+            if name not in known:
+                with suppress(OSError):
+                    group.remove()
+
+    def _make(self, parent: Group | None, name: str, limits: GroupLimits, what: str) -> Group | None:
+        self._require(limits, what)
+        if parent is None:
+            return None
+        try:
+            group = parent.child(name)
+        except OSError as error:
+            raise WasmSandboxerError(f"cannot make a control group for {what}: {error.strerror}") from None
+        try:
+            group.apply(limits)
+        except OSError as error:
+            with suppress(OSError):
+                group.remove()
+            raise WasmSandboxerError(f"the kernel refuses the limits of {what}: {error}") from None
+        return group
+
+    def _require(self, limits: GroupLimits, what: str) -> None:
+        missing = sorted(limits.hard() & (set(self._host.missing) if self._root is not None else limits.hard()))
+        if missing and not self._lenient:
+            why = self._host.missing.get(missing[0], "control groups cannot be used here")
+            raise Unsupported(
+                f"{what} has limits that take the {missing[0]} controller, which this host lacks: {why} "
+                "(lenient_limits = true runs it without)"
+            )
+
+
+def limits_of(resources: Resources) -> GroupLimits:
+    """The bounds that a spec's resources put on a group."""
+    return GroupLimits(
+        shares=resources.cpu_shares,
+        quota=resources.cpu_quota,
+        period=resources.cpu_period,
+        burst=resources.cpu_burst,
+        cpus=resources.cpus,
+        mems=resources.mems,
+        pids=resources.pids,
+    )

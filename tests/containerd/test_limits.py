@@ -1,0 +1,112 @@
+"""Limits of pods and containers, as the kernel holds them: CPU quotas, changes while running, metrics, groups."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.cli import example
+
+from testing import oci
+from testing.containerd import Containerd
+from tests.support.daemon import Daemon
+from wasm_sandboxer.linux.cgroup import Version, detect
+
+pytestmark = pytest.mark.xdist_group("containerd")
+GROUPS = Path("/sys/fs/cgroup/cpu/wasm-sandboxer")
+
+
+@pytest.fixture(scope="module")
+def node(store_root: Path) -> Iterator[tuple[Containerd, Daemon, str]]:
+    """A containerd with a daemon, and an image."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: containerd needs root")
+    if detect().version is not Version.V1:
+        pytest.skip(f"NOT RUN: written for cgroup v1; this host has {detect().describe()}")
+    folder = Path(tempfile.mkdtemp(prefix="wsl-", dir="/tmp"))
+    containerd = Containerd({"wasm-sandboxer": folder / "s.sock"})
+    with Daemon(folder, store_root, containerd=containerd.address) as daemon, containerd:
+        files = {f"{name}.wasm": example(name).read_bytes() for name in ("hello", "spin", "sleep")}
+        image = oci.build(folder / "image.tar", "localhost/limits:1", [files], entrypoint=["/hello.wasm"])
+        yield containerd, daemon, containerd.import_image(image).reference
+    shutil.rmtree(folder)
+
+
+def cpu_share(daemon: Daemon, name: str, seconds: float) -> float:
+    """Which part of a core a guest's thread gets."""
+    thread = next(
+        path for path in Path(f"/proc/{daemon.pid}/task").iterdir() if (path / "comm").read_text().startswith(name)
+    )
+
+    def ticks() -> int:
+        fields = (thread / "stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    begun, before = time.monotonic(), ticks()
+    time.sleep(seconds)
+    return (ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - begun)
+
+
+def test_a_quota_holds_and_changes_while_the_guest_runs(node: tuple[Containerd, Daemon, str]) -> None:
+    containerd, daemon, image = node
+    pod = containerd.cri.run_pod("quota")
+    spinner = containerd.cri.run(
+        pod, image, command=["/spin.wasm"], resources={"cpu_quota": 20_000, "cpu_period": 100_000}
+    )
+    assert cpu_share(daemon, spinner.id[:15], 2) < 0.25
+    containerd.cri.update(spinner, cpu_quota=60_000, cpu_period=100_000)
+    assert 0.25 < cpu_share(daemon, spinner.id[:15], 2) < 0.7
+    containerd.cri.stop(spinner)
+    containerd.cri.remove_pod(pod)
+
+
+def test_a_guest_that_has_used_up_its_quota_is_killed_at_once(node: tuple[Containerd, Daemon, str]) -> None:
+    containerd, _, image = node
+    pod = containerd.cri.run_pod("throttled")
+    resources = {"cpu_quota": 1_000, "cpu_period": 1_000_000}  # a millisecond a second
+    spinner = containerd.cri.run(pod, image, command=["/spin.wasm"], resources=resources)
+    time.sleep(0.1)
+    begun = time.monotonic()
+    containerd.cri.stop(spinner)
+    assert time.monotonic() - begun < 0.8  # it would take a second to get its next millisecond
+    assert containerd.cri.wait_exit(spinner).exit_code == 137
+    containerd.cri.remove_pod(pod)
+
+
+def test_metrics_count_what_the_kernel_counts(node: tuple[Containerd, Daemon, str]) -> None:
+    containerd, _, image = node
+    pod = containerd.cri.run_pod("metrics")
+    spinner = containerd.cri.run(pod, image, command=["/spin.wasm", "0.3"])
+    sleeper = containerd.cri.run(pod, image, command=["/sleep.wasm", "forever"], name="sleeper")
+    time.sleep(0.5)
+    assert containerd.cri.stats(sleeper).attributes.id == sleeper.id
+    assert containerd.cri.stats(sleeper).memory.usage_bytes.value > 0
+    assert containerd.cri.stats(sleeper).cpu.usage_core_nano_seconds.value < 100_000_000
+    containerd.cri.wait_exit(spinner)
+    containerd.cri.remove_pod(pod)
+
+
+def test_groups_come_and_go_with_their_sandbox(node: tuple[Containerd, Daemon, str]) -> None:
+    containerd, _, image = node
+    before = set(GROUPS.iterdir())
+    pod = containerd.cri.run_pod("groups")
+    container = containerd.cri.run(pod, image, command=["/sleep.wasm", "forever"])
+    (made,) = {path for path in GROUPS.iterdir() if path.is_dir()} - before
+    assert made.name == f"k8s.io-{pod.id}"
+    assert len((made / container.id / "tasks").read_text().split()) == 1
+    containerd.cri.remove_pod(pod)
+    assert set(GROUPS.iterdir()) == before
+
+
+def test_limits_that_the_kernel_refuses_fail_the_create_with_words(node: tuple[Containerd, Daemon, str]) -> None:
+    import grpc
+
+    containerd, _, image = node
+    pod = containerd.cri.run_pod("refused")
+    container = containerd.cri.create(pod, image, resources={"cpuset_cpus": "700-800"})
+    with pytest.raises(grpc.RpcError, match="the kernel refuses the limits of container"):
+        containerd.cri.start(container)
+    containerd.cri.remove_pod(pod)
