@@ -77,7 +77,7 @@ def kind_of(data: bytes) -> Kind:
     """Module or component, from the preamble; raises ModuleError, saying what the data is instead."""
     if not data:
         raise ModuleError("the file is empty")
-    if not data.startswith(MAGIC):
+    if not (data.startswith(MAGIC) or MAGIC.startswith(data)):
         raise ModuleError(f"not WebAssembly but {describe(data)}")
     if len(data) < 8:
         raise ModuleError(f"the file is cut short: {len(data)} bytes, and a preamble alone has 8")
