@@ -129,6 +129,10 @@ class Daemon:
                 found.append(str(link.readlink()))
         return sorted(found)
 
+    def streams(self) -> list[str]:
+        """Its open descriptors of pipes and terminals: those of containers."""
+        return [each for each in self.descriptors() if each.startswith(("pipe:", "/dev/pt"))]
+
     def threads(self) -> list[str]:
         """The names of its threads."""
         found = []

@@ -9,7 +9,7 @@ deleted, so that what it wrote survives a containerd that is away meanwhile.
 import os
 import stat
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -18,6 +18,8 @@ from wasm_sandboxer.bundle.logger import LogProcess
 from wasm_sandboxer.bundle.terminal import Terminal
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument
 from wasm_sandboxer.guest import Stdio
+
+_PROGRAM = "binary://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +101,13 @@ class Streams:
     def _open_pipes(self) -> Stdio:
         names = self.names
         stdin = self._open_input(names.stdin) if names.stdin else None
-        if names.stdout.startswith("binary://"):
+        if names.stdout.startswith(_PROGRAM):
             out, error = self._open_logger(names.stdout)
+            self._writers.callback(os.close, out)
+            self._writers.callback(os.close, error)
             return Stdio(stdin=stdin, stdout=out, stderr=error)
-        stdout = self._open_output("stdout", names.stdout) if names.stdout else None
-        stderr = self._open_output("stderr", names.stderr) if names.stderr else None
+        stdout = self._open_output("stdout", names.stdout, self._writers) if names.stdout else None
+        stderr = self._open_output("stderr", names.stderr, self._writers) if names.stderr else None
         return Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
 
     def _open_terminal(self) -> Stdio:
@@ -112,9 +116,21 @@ class Streams:
         self._writers.callback(os.close, slave)
         os.set_blocking(master, False)
         stdin = self._open_input(self.names.stdin) if self.names.stdin else None
-        stdout = self._open_output("stdout", self.names.stdout, blocking=False) if self.names.stdout else None
-        self._terminal = Terminal(master, stdin, stdout)
+        self._terminal = Terminal(master, stdin, self._open_sink(self.names.stdout))
         return Stdio(stdin=slave, stdout=slave, stderr=slave, terminals=frozenset({0, 1, 2}))
+
+    def _open_sink(self, name: str) -> int | None:
+        """Where a terminal's output goes; open beyond the guest's end, since the terminal may hold some still."""
+        if not name:
+            return None
+        if name.startswith(_PROGRAM):
+            sink, error = self._open_logger(name)
+            self._writers.callback(os.close, error)
+            self._keepers.callback(os.close, sink)
+        else:
+            sink = self._open_output("stdout", name, self._keepers)
+        os.set_blocking(sink, False)
+        return sink
 
     def _open_input(self, name: str) -> int:
         path = _local(name, "stdin")
@@ -124,27 +140,27 @@ class Streams:
             self._stdin_keeper = _open(path, os.O_WRONLY | os.O_NONBLOCK, "stdin")
         return reader
 
-    def _open_output(self, which: str, name: str, *, blocking: bool = True) -> int:
+    def _open_output(self, which: str, name: str, owner: ExitStack) -> int:
         path = _local(name, which)
         if name.startswith("file://"):
-            path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            with suppress(OSError):  # opening it says what is wrong
+                path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, which)
-            self._writers.callback(os.close, fd)
+            owner.callback(os.close, fd)
             return fd
         # With a reading end of our own, opening for writing does not wait, and a restart of the reader's side
         # breaks no pipe.
         keeper = _open(path, os.O_RDONLY | os.O_NONBLOCK, which)
         self._keepers.callback(os.close, keeper)
-        fd = _open(path, os.O_WRONLY | (0 if blocking else os.O_NONBLOCK), which)
-        (self._writers if blocking else self._keepers).callback(os.close, fd)
+        fd = _open(path, os.O_WRONLY, which)
+        owner.callback(os.close, fd)
         return fd
 
     def _open_logger(self, uri: str) -> tuple[int, int]:
         parts = urlsplit(uri)
         arguments = [word for pair in parse_qsl(parts.query, keep_blank_values=True) for word in pair if word]
-        self._logger = LogProcess(unquote(parts.path), arguments, self._container, self._namespace)
-        for fd in self._logger.outputs:
-            self._writers.callback(os.close, fd)
+        program = unquote(parts.path) if not parts.netloc else f"{parts.netloc}{parts.path}"
+        self._logger = LogProcess(program, arguments, self._container, self._namespace)
         return self._logger.outputs
 
 

@@ -11,24 +11,31 @@ import signal
 import struct
 import termios
 from collections.abc import Callable
-from contextlib import suppress
+
+from wasm_sandboxer.errors import InvalidArgument
 
 _PIECE = 16 << 10
-_SIGNALS = ((termios.VINTR, signal.SIGINT), (termios.VQUIT, signal.SIGQUIT), (termios.VSUSP, signal.SIGTSTP))
-_END = b"\x04"  # Ctrl-D: the end of input in the line discipline's own words
+# Not VSUSP: where no shell looks after a program, the kernel too discards the signal that would freeze it
+# (setpgid(2), orphaned process groups).
+_SIGNALS = ((termios.VINTR, signal.SIGINT), (termios.VQUIT, signal.SIGQUIT))
+_END = b"\x04"  # Ctrl-D: the end of input in the line discipline's own words, at the beginning of a line
+_LARGEST = 0xFFFF  # struct winsize has 16 bits for each
 
 
 class Terminal:
     """Moves a terminal's bytes; on the loop from begin() to close(). The descriptors are its owner's."""
 
     def __init__(self, master: int, source: int | None, sink: int | None) -> None:
+        """`sink` must not block; it is closed in place when the output ends."""
         self._master = master
         self._source = source
         self._sink = sink
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending_out = b""
         self._pending_in = b""
-        self._guest_ended = False
+        self._in_line = False  # the guest's input so far does not end with a line
+        self._input_ends = False
+        self._output_ended = False
         self.on_signal: Callable[[int], None] = lambda _: None
 
     def begin(self) -> None:
@@ -39,19 +46,24 @@ class Terminal:
             self._loop.add_reader(self._source, self._to_guest)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Set the window size."""
+        """Set the window size; raises InvalidArgument for one that no terminal has."""
+        if not (0 <= columns <= _LARGEST and 0 <= rows <= _LARGEST):
+            raise InvalidArgument(f"a terminal cannot have {columns} columns and {rows} rows")
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def end_input(self) -> None:
-        """Let the guest read an end of file."""
-        self._stop(self._source)
-        with suppress(OSError):
-            os.write(self._master, _END)
+        """Let the guest read an end of file, after what was written before."""
+        self._input_ends = True
+        if self._loop is not None and not self._pending_in:
+            self._to_guest()
 
     def guest_ended(self) -> None:
         """No more comes than what the terminal holds; when that is moved, the output ends."""
-        self._guest_ended = True
-        if self._loop is not None and not self._pending_out:
+        if self._loop is None:
+            self._end_output()
+            return
+        self._stop(self._source)
+        while not self._output_ended and not self._pending_out:
             self._from_guest()
 
     def close(self) -> None:
@@ -64,6 +76,8 @@ class Terminal:
         if self._loop is not None and fd is not None:
             self._loop.remove_reader(fd)
             self._loop.remove_writer(fd)
+
+    # ---- from the guest ----
 
     def _from_guest(self) -> None:
         try:
@@ -101,28 +115,36 @@ class Terminal:
 
     def _end_output(self) -> None:
         """Close the sink in place, so that its reader comes to the end while its owner keeps the number."""
-        if self._sink is not None:
+        if self._sink is not None and not self._output_ended:
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(null, self._sink, inheritable=False)
             os.close(null)
+        self._output_ended = True
+
+    # ---- to the guest ----
 
     def _to_guest(self) -> None:
-        assert self._source is not None
         try:
-            data = os.read(self._source, _PIECE)
+            data = os.read(self._source, _PIECE) if self._source is not None else b""
         except BlockingIOError:
-            return
+            if not self._input_ends:
+                return
+            data = b""
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._send_signals(data)
+            self._in_line = not data.endswith((b"\n", b"\r", _END))
+        else:
             self._stop(self._source)
-            return
-        self._pending_in = self._without_signals(data)
+            self._source = None
+            # In the midst of a line the first only hands over what there is of it.
+            data = _END * 2 if self._in_line else _END
+        self._pending_in = data
         self._flush_in()
 
     def _flush_in(self) -> None:
         assert self._loop is not None
-        assert self._source is not None
         try:
             self._pending_in = self._pending_in[os.write(self._master, self._pending_in) :]
         except BlockingIOError:
@@ -130,20 +152,22 @@ class Terminal:
         except OSError:
             self._pending_in = b""
         if self._pending_in:
-            self._loop.remove_reader(self._source)
+            if self._source is not None:
+                self._loop.remove_reader(self._source)
             self._loop.add_writer(self._master, self._flush_in)
             return
         self._loop.remove_writer(self._master)
-        self._loop.add_reader(self._source, self._to_guest)
+        if self._source is not None:
+            self._loop.add_reader(self._source, self._to_guest)
+            if self._input_ends:
+                self._to_guest()
 
-    def _without_signals(self, data: bytes) -> bytes:
-        """Take out the characters that mean signals, where the terminal's mode says they do, and send them."""
+    def _send_signals(self, data: bytes) -> None:
+        """Send what characters mean signals, where the terminal's mode says they do; the kernel echoes them."""
         mode = termios.tcgetattr(self._master)
         if not mode[3] & termios.ISIG:
-            return data
+            return
         for index, number in _SIGNALS:
             character = mode[6][index]
             if isinstance(character, bytes) and character in data and character != b"\0":
-                data = data.replace(character, b"")
                 self.on_signal(number)
-        return data
