@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from wasm_sandboxer.bundle.rootfs import unmount_all
+from wasm_sandboxer.bundle.rootfs import root_of, unmount_all
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
 from wasm_sandboxer.core.groups import limits_of
@@ -181,7 +181,6 @@ class Sandboxer:
                 "bundle": str(request.bundle),
                 "sandbox": sandbox_id,
                 "streams": asdict(request.streams),
-                "root": str(request.bundle / prepared.spec.root),
             }
             prepared.undo.callback(self._records.remove, "containers", request.namespace, request.id)
             await self._tools.workers.run(self._records.put, "containers", request.namespace, request.id, record)
@@ -223,8 +222,7 @@ class Sandboxer:
         return Surroundings(network=network, group=sandbox.group)
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
-        root = Path(record["root"])
-        await self._tools.workers.run(unmount_all, root)
+        await self._tools.workers.run(unmount_all, root_of(Path(record["bundle"])))
         task = dead_task(namespace, ident, record, self._tools)
         task.undo.callback(self._records.remove, "containers", namespace, ident)
         self._tasks[namespace, ident] = task
