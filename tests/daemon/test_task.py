@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from tests.support.rpc import Client
 from wasm_sandboxer import __version__
-from wasm_sandboxer.api import cgroups_v2_pb2, typeurl
+from wasm_sandboxer.api import cgroups_v1_pb2, cgroups_v2_pb2, typeurl
 from wasm_sandboxer.api.services import SERVICES, TASK
 from wasm_sandboxer.api.task_types_pb2 import CREATED, PAUSED, RUNNING, STOPPED
 from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
@@ -324,13 +325,13 @@ def test_pause_holds_a_container_and_resume_lets_it_go(task, ident, sleeper, ref
         StatusCode.FAILED_PRECONDITION, task.Exec, id=ident, exec_id="e2", spec=process("/exit.wasm")
     )
     time.sleep(0.05)  # until it has come to its next loop
-    before = cpu_time(task, ident)
+    before = usage(task, ident).cpu
     time.sleep(0.2)
-    assert cpu_time(task, ident) == before
+    assert usage(task, ident).cpu == before
     task.Resume(id=ident)
     assert task.State(id=ident).status == RUNNING
     time.sleep(0.1)
-    assert cpu_time(task, ident) > before
+    assert usage(task, ident).cpu > before
 
 
 def test_a_paused_container_can_be_killed(task, ident, sleeper):
@@ -346,38 +347,47 @@ def test_stop_and_continue_signals_pause_and_resume(task, ident, sleeper):
     assert task.State(id=ident).status == RUNNING
 
 
-def cpu_time(task, ident):
-    return metrics(task, ident).cpu.usage_usec
+@dataclass
+class Usage:
+    cpu: int  # microseconds
+    threads: int
+    memory_limit: int
 
 
-def metrics(task, ident):
+def usage(task, ident):
+    """What Stats answers, in the message of the host's cgroup version."""
     stats = task.Stats(id=ident).stats
-    assert stats.type_url == "io.containerd.cgroups.v2.Metrics"  # no prefix: one with it fails the whole node's list
-    return typeurl.unpack(stats, cgroups_v2_pb2.Metrics)
+    # No prefix before the name: one answer with it fails containerd's list of the whole node.
+    if stats.type_url == "io.containerd.cgroups.v1.Metrics":
+        found = typeurl.unpack(stats, cgroups_v1_pb2.Metrics)
+        return Usage(found.cpu.usage.total // 1000, found.pids.current, found.memory.usage.limit)
+    assert stats.type_url == "io.containerd.cgroups.v2.Metrics"
+    found = typeurl.unpack(stats, cgroups_v2_pb2.Metrics)
+    return Usage(found.cpu.usage_usec, found.pids.current, found.memory.usage_limit)
 
 
 def test_stats_tell_what_a_container_uses(task, ident, sleeper):
-    assert metrics(task, ident).pids.current == 1
+    assert usage(task, ident).threads == 1
     task.Exec(id=ident, exec_id="e", spec=process("/spin.wasm"))
     task.Start(id=ident, exec_id="e")
     time.sleep(0.1)
-    found = metrics(task, ident)
-    assert found.pids.current == 2
-    assert found.cpu.usage_usec > 10_000
+    found = usage(task, ident)
+    assert found.threads == 2
+    assert found.cpu > 10_000
 
 
 def test_stats_of_containers_that_do_not_run(task, bundle, ident):
     task.Create(id=ident, bundle=str(bundle("hello", memory=1 << 25).folder))
-    assert metrics(task, ident).memory.usage_limit == 1 << 25
+    assert usage(task, ident).memory_limit == 1 << 25
     task.Start(id=ident)
     task.Wait(id=ident)
-    assert metrics(task, ident).pids.current == 0
+    assert usage(task, ident).threads == 0
     task.Delete(id=ident)
 
 
 def test_update_takes_resources(task, ident, sleeper, refused):
     task.Update(id=ident, resources=resources(memory={"limit": 1 << 24}, cpu={"shares": 512}))
-    assert metrics(task, ident).memory.usage_limit == 1 << 24
+    assert usage(task, ident).memory_limit == 1 << 24
     task.Update(id=ident)
     assert "no Linux resources" in refused(
         StatusCode.INVALID_ARGUMENT, task.Update, id=ident, resources=AnyMessage(type_url="x", value=b"{}")
