@@ -33,6 +33,7 @@ from wasm_sandboxer.errors import FailedPrecondition, NotFound, Unavailable
 
 DEFAULT_CAPACITY = 4 << 30
 _STALE_SECONDS = 3600  # a temporary file this old belongs to a process that died
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # not waiting for a FIFO's writer
 _log = logging.getLogger(__name__)
 
 
@@ -62,11 +63,12 @@ class Entry:
 
 
 class Held:
-    """A compiled file that is open, checked, and kept from eviction until close()."""
+    """A compiled file that is open, checked, and kept from eviction until close(); `new` if just published."""
 
-    def __init__(self, fd: int, facts: Facts) -> None:
+    def __init__(self, fd: int, facts: Facts, *, new: bool = False) -> None:
         self._fd = fd
         self.facts = facts
+        self.new = new
 
     @property
     def path(self) -> str:
@@ -100,7 +102,7 @@ class ModuleStore:
         """The compiled module, held; None if there is none. What is there but cannot be trusted is removed."""
         with ExitStack() as undo:
             try:
-                fd = os.open(self._folder / f"{digest}.cwasm", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = os.open(self._folder / f"{digest}.cwasm", _READ)
                 undo.callback(os.close, fd)
                 fcntl.flock(fd, fcntl.LOCK_SH)
                 facts = self._check(fd, digest)
@@ -165,7 +167,7 @@ class ModuleStore:
             self._temporary(digest).rename(self._folder / f"{digest}.cwasm")
             self._write_index(digest, fd, code, facts)
             self._evict()
-            return Held(os.dup(fd), facts)
+            return Held(os.dup(fd), facts, new=True)
 
     def entries(self) -> list[Entry]:
         """Everything the store holds, of all keys, most recently used first."""
@@ -269,7 +271,7 @@ class ModuleStore:
     def _remove_unused(self, entry: Entry) -> bool:
         path = self._modules / entry.key / f"{entry.digest}.cwasm"
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, _READ)
         except FileNotFoundError:
             path.with_suffix(".json").unlink(missing_ok=True)
             return True
@@ -343,7 +345,7 @@ def _entry(index_path: Path) -> Entry | None:
 
 
 def _in_use(path: Path) -> bool:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(path, _READ)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -49,7 +49,7 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         code = load(engine, binary).serialize()
         interface = interface_of(binary) if kind is Kind.MODULE else None
     except wasmtime.WasmtimeError as error:
-        return _refusal(_one_line(str(error)))
+        return _refusal(one_line(str(error)))
     except ModuleError as error:
         return _refusal(str(error))
     view = memoryview(code)
@@ -84,7 +84,7 @@ def _refusal(reason: str) -> bytes:
     return json.dumps({"refused": reason}).encode()
 
 
-def _one_line(report: str) -> str:
+def one_line(report: str) -> str:
     """The engine's report of an invalid module, its causes joined: "…: type mismatch (at offset 0x2a)"."""
     report = _PLACE_IN_TEXT.sub(r" (line \1, column \2)", report)
     lines = [line.strip() for line in report.splitlines()]

@@ -97,13 +97,11 @@ class WasmtimeEngine:
         try:
             source = _read(path, str(path))
             digest = hashlib.sha256(source).hexdigest()
-            held = self._store.find(digest)
-            new = held is None
-            held = held or self._held(digest, source, path.name, waiting=waiting)
+            held = self._held(digest, source, path.name, waiting=waiting)
             held.close()
         except (ModuleError, ResourceExhausted) as error:
             raise type(error)(f"{path}: {error}") from None
-        return Stored(digest=digest, new=new)
+        return Stored(digest=digest, new=held.new)
 
     def _remember(self, program: CoreProgram | ComponentProgram) -> None:
         with self._lock:
@@ -126,7 +124,8 @@ class WasmtimeEngine:
         except wasmtime.WasmtimeError as error:
             # Ours by owner, mode and digest, yet of another version: never run, always made anew.
             held.close()
-            _log.warning("module store: %s… is thrown away and compiled anew: %s", digest[:12], error)
+            problem = compiling.one_line(str(error))
+            _log.warning("module store: %s… is thrown away and will be compiled anew: %s", digest[:12], problem)
             self._store.discard(digest)
             held = self._held(digest, source, name, waiting=waiting)
             program = self._program(digest, held)
