@@ -40,7 +40,8 @@ class Sandbox:
         self.tasks: dict[str, Task] = {}
         self.group: Group | None = None
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if record.exited_at:
+        self.stopping = bool(record.exited_at)  # nothing may be created in it any more
+        if self.stopping:
             self.stopped.set_result(None)
 
     @property

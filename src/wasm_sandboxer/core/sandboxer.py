@@ -22,7 +22,7 @@ from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
 from wasm_sandboxer.core.task import Request, Surroundings, Task, TaskProcess, Tools, dead_task, prepare
-from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound
+from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
 from wasm_sandboxer.guest import Network
 from wasm_sandboxer.spec import SANDBOX_ID, Resources, Spec
 
@@ -38,13 +38,15 @@ class Sandboxer:
         self._records = records
         self._sandboxes: dict[Key, Sandbox] = {}
         self._tasks: dict[Key, Task] = {}
-        self._creating: set[Key] = set()
+        self._creating: dict[Key, asyncio.Future[None]] = {}
+        self._ending = False
 
     # ---- sandboxes ----
 
     async def create_sandbox(self, record: SandboxRecord) -> None:
         """Register a sandbox that is not started yet; raises AlreadyExists."""
         key = (identifier("namespace", record.namespace), identifier("sandbox id", record.id))
+        self._require_not_ending()
         if key in self._sandboxes:
             raise AlreadyExists(f"sandbox {record.id} exists")
         sandbox = Sandbox(record)
@@ -68,6 +70,7 @@ class Sandboxer:
     async def stop_sandbox(self, namespace: str, ident: str) -> None:
         """End its containers and make it NOTREADY; idempotent."""
         sandbox = self.sandbox(namespace, ident)
+        sandbox.stopping = True  # from here on nothing is created in it
         await sandbox.end_tasks()
         if not sandbox.stopped.done():
             sandbox.record = dataclasses.replace(sandbox.record, exited_at=time.time())
@@ -79,7 +82,8 @@ class Sandboxer:
         await self.stop_sandbox(namespace, ident)
         sandbox = self.sandbox(namespace, ident)
         for task in list(sandbox.tasks.values()):
-            await self.delete_task(namespace, task.id)
+            with suppress(NotFound):  # containerd may be doing the same
+                await self.delete_task(namespace, task.id)
         if sandbox.group is not None:
             await self._tools.workers.run(self._tools.groups.remove, sandbox.group)
         await self._tools.workers.run(self._records.remove, "sandboxes", namespace, ident)
@@ -103,11 +107,12 @@ class Sandboxer:
         key = (identifier("namespace", request.namespace), identifier("container id", request.id))
         if key in self._tasks or key in self._creating:
             raise AlreadyExists(f"container {request.id} exists")
-        self._creating.add(key)
+        self._require_not_ending()
+        self._creating[key] = asyncio.get_running_loop().create_future()
         try:
             task = await self._create(request)
         finally:
-            self._creating.discard(key)
+            self._creating.pop(key).set_result(None)
         self._tasks[key] = task
         sandbox = self._sandboxes.get((request.namespace, task.sandbox))
         if sandbox is not None:
@@ -126,7 +131,12 @@ class Sandboxer:
         return task
 
     async def delete_task(self, namespace: str, ident: str) -> TaskProcess:
-        """Take a container down that has ended or never ran; raises NotFound, FailedPrecondition."""
+        """Take a container down that has ended or never ran; raises NotFound, FailedPrecondition.
+
+        One that is being created is waited for: a caller that gave its creation up asks for this.
+        """
+        if creating := self._creating.get((namespace, ident)):
+            await asyncio.wait([creating])
         task = self.task(namespace, ident)
         async with task.lock:
             if self._tasks.get((namespace, ident)) is not task:
@@ -153,30 +163,42 @@ class Sandboxer:
 
     async def recover(self) -> None:
         """Take over what a daemon that died has left: its sandboxes stay, its containers have ended."""
-        for namespace, ident, record in self._records.all("sandboxes"):
-            self._sandboxes[namespace, ident] = Sandbox(SandboxRecord(**record))
-        for namespace, ident, record in self._records.all("containers"):
-            await self._recover_task(namespace, ident, record)
+        for kind, recover in (("sandboxes", self._recover_sandbox), ("containers", self._recover_task)):
+            for namespace, ident, record in self._records.all(kind):
+                try:
+                    await recover(namespace, ident, record)
+                except (TypeError, KeyError, AttributeError, ValueError) as error:  # another version's, perhaps
+                    _log.warning(
+                        "the record of %s/%s in %s makes no sense and is removed: %r", namespace, ident, kind, error
+                    )
+                    self._records.remove(kind, namespace, ident)
         known = {f"{namespace}-{ident}" for namespace, ident in self._sandboxes}
         await self._tools.workers.run(self._tools.groups.forget, known)
         for sandbox in self._sandboxes.values():
             if sandbox.ready:
-                await self._make_group(sandbox)
+                try:
+                    await self._make_group(sandbox)
+                except WasmSandboxerError as error:
+                    _log.warning("sandbox %s has no control group any more: %s", sandbox.id, error)
         if self._sandboxes or self._tasks:
             _log.info("recovered %d sandboxes and %d dead containers", len(self._sandboxes), len(self._tasks))
 
     async def end_all(self) -> None:
-        """End every guest and unmount everything, keeping the records: for a daemon that stops."""
-        await asyncio.gather(*(task.end() for task in self._tasks.values()))
-        for task in self._tasks.values():
-            with suppress(OSError):
-                await self._tools.workers.run(task.undo.close)
+        """End every guest and unmount everything, keeping the sandboxes' records: for a daemon that stops."""
+        self._ending = True
+        if self._creating:
+            await asyncio.wait(list(self._creating.values()))
+        await asyncio.gather(*(self._end(task) for task in self._tasks.values()))
+
+    async def _end(self, task: Task) -> None:
+        await task.end()
+        with suppress(OSError):
+            await self._tools.workers.run(task.undo.close)
 
     async def _create(self, request: Request) -> Task:
         prepared = await self._tools.workers.run(prepare, request, self._tools, self._surroundings)
         sandbox_id = prepared.spec.annotations.get(SANDBOX_ID, "")
         try:
-            self._require_not_stopped(request, sandbox_id)
             record = {
                 "bundle": str(request.bundle),
                 "sandbox": sandbox_id,
@@ -184,6 +206,7 @@ class Sandboxer:
             }
             prepared.undo.callback(self._records.remove, "containers", request.namespace, request.id)
             await self._tools.workers.run(self._records.put, "containers", request.namespace, request.id, record)
+            self._require_not_stopped(request, sandbox_id)  # last: nothing may come between this and its being known
         except BaseException:
             await self._tools.workers.run(prepared.undo.close)
             raise
@@ -208,9 +231,13 @@ class Sandboxer:
             annotations=prepared.spec.annotations,
         )
 
+    def _require_not_ending(self) -> None:
+        if self._ending:
+            raise Unavailable("the daemon is stopping")
+
     def _require_not_stopped(self, request: Request, sandbox_id: str) -> None:
         sandbox = self._sandboxes.get((request.namespace, sandbox_id))
-        if sandbox is not None and sandbox.stopped.done():
+        if sandbox is not None and sandbox.stopping:
             raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox_id} is stopped")
 
     def _surroundings(self, namespace: str, spec: Spec) -> Surroundings:
@@ -220,6 +247,9 @@ class Sandboxer:
             return Surroundings()
         network = Network.NONE if sandbox.record.netns_path else Network.HOST
         return Surroundings(network=network, group=sandbox.group)
+
+    async def _recover_sandbox(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
+        self._sandboxes[namespace, ident] = Sandbox(SandboxRecord(**record))
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         await self._tools.workers.run(unmount_all, root_of(Path(record["bundle"])))
