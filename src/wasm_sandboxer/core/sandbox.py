@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from wasm_sandboxer.core.task import Task
@@ -29,7 +29,7 @@ class SandboxRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The record as JSON values."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 class Sandbox:

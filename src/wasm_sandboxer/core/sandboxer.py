@@ -1,7 +1,8 @@
 """The registry of sandboxes and containers, and their life from create to delete. Loop thread only.
 
-Everything is keyed by containerd's namespace and the id. What is created is recorded on disk before it is
-answered for, so that a daemon that replaces this one knows it.
+Everything is keyed by containerd's namespace and the id. What containerd will count on is recorded on disk before
+it is answered for, so that a daemon that replaces this one knows it: a sandbox once it is started, since containerd
+gives up one whose start fails without a word; a container once it is created.
 """
 
 import asyncio
@@ -43,19 +44,13 @@ class Sandboxer:
 
     # ---- sandboxes ----
 
-    async def create_sandbox(self, record: SandboxRecord) -> None:
-        """Register a sandbox that is not started yet; raises AlreadyExists."""
+    def create_sandbox(self, record: SandboxRecord) -> None:
+        """Register a sandbox that is not started yet, nor recorded; raises AlreadyExists."""
         key = (identifier("namespace", record.namespace), identifier("sandbox id", record.id))
         self._require_not_ending()
         if key in self._sandboxes:
             raise AlreadyExists(f"sandbox {record.id} exists")
-        sandbox = Sandbox(record)
-        self._sandboxes[key] = sandbox
-        try:
-            await self._keep(sandbox)
-        except BaseException:
-            del self._sandboxes[key]
-            raise
+        self._sandboxes[key] = Sandbox(record)
 
     async def start_sandbox(self, namespace: str, ident: str) -> Sandbox:
         """Make it READY; raises FailedPrecondition for one that was stopped."""
@@ -63,8 +58,7 @@ class Sandboxer:
         if sandbox.stopped.done():
             raise FailedPrecondition(f"cannot start sandbox {ident}: it is stopped")
         await self._make_group(sandbox)
-        sandbox.record = dataclasses.replace(sandbox.record, started=True)
-        await self._keep(sandbox)
+        self._keep(sandbox, started=True)
         return sandbox
 
     async def stop_sandbox(self, namespace: str, ident: str) -> None:
@@ -73,9 +67,8 @@ class Sandboxer:
         sandbox.stopping = True  # from here on nothing is created in it
         await sandbox.end_tasks()
         if not sandbox.stopped.done():
-            sandbox.record = dataclasses.replace(sandbox.record, exited_at=time.time())
             sandbox.stopped.set_result(None)
-            await self._keep(sandbox)
+            self._keep(sandbox, exited_at=time.time())
 
     async def remove_sandbox(self, namespace: str, ident: str) -> None:
         """Stop it, delete what containerd left in it, forget it."""
@@ -86,7 +79,7 @@ class Sandboxer:
                 await self.delete_task(namespace, task.id)
         if sandbox.group is not None:
             await self._tools.workers.run(self._tools.groups.remove, sandbox.group)
-        await self._tools.workers.run(self._records.remove, "sandboxes", namespace, ident)
+        self._records.remove("sandboxes", namespace, ident)
         self._sandboxes.pop((namespace, ident), None)
 
     def sandbox(self, namespace: str, ident: str) -> Sandbox:
@@ -198,15 +191,15 @@ class Sandboxer:
     async def _create(self, request: Request) -> Task:
         prepared = await self._tools.workers.run(prepare, request, self._tools, self._surroundings)
         sandbox_id = prepared.spec.annotations.get(SANDBOX_ID, "")
-        try:
+        try:  # nothing is awaited between this and its being known: no sandbox stops in between
+            self._require_not_stopped(request, sandbox_id)
             record = {
                 "bundle": str(request.bundle),
                 "sandbox": sandbox_id,
                 "streams": asdict(request.streams),
             }
             prepared.undo.callback(self._records.remove, "containers", request.namespace, request.id)
-            await self._tools.workers.run(self._records.put, "containers", request.namespace, request.id, record)
-            self._require_not_stopped(request, sandbox_id)  # last: nothing may come between this and its being known
+            self._records.put("containers", request.namespace, request.id, record)
         except BaseException:
             await self._tools.workers.run(prepared.undo.close)
             raise
@@ -267,6 +260,6 @@ class Sandboxer:
         limits = limits_of(Resources(**record.resources))
         sandbox.group = await self._tools.workers.run(self._tools.groups.sandbox, record.namespace, record.id, limits)
 
-    async def _keep(self, sandbox: Sandbox) -> None:
-        record = sandbox.record
-        await self._tools.workers.run(self._records.put, "sandboxes", record.namespace, record.id, record.as_json())
+    def _keep(self, sandbox: Sandbox, **changes: Any) -> None:
+        record = sandbox.record = dataclasses.replace(sandbox.record, **changes)
+        self._records.put("sandboxes", record.namespace, record.id, record.as_json())

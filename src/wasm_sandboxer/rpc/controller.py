@@ -22,10 +22,9 @@ class Controller:
         self._sandboxer = sandboxer
         self._task_address = task_address
 
-    @to_the_end
-    async def Create(self, request: pb.ControllerCreateRequest, context: Context) -> pb.ControllerCreateResponse:
+    def Create(self, request: pb.ControllerCreateRequest, context: Context) -> pb.ControllerCreateResponse:
         """Register a sandbox."""
-        await self._sandboxer.create_sandbox(sandbox_record(request, namespace_of(context)))
+        self._sandboxer.create_sandbox(sandbox_record(request, namespace_of(context)))
         return pb.ControllerCreateResponse(sandbox_id=request.sandbox_id)
 
     @to_the_end
