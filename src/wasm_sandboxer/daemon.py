@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import hashlib
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 from wasm_sandboxer import logs
 from wasm_sandboxer.api.services import ADMIN, CONTROLLER, SERVICES, TASK
-from wasm_sandboxer.config import Config
+from wasm_sandboxer.config import RUN, Config
 from wasm_sandboxer.core.events import EventQueue
 from wasm_sandboxer.core.groups import Groups
 from wasm_sandboxer.core.records import Records
@@ -46,7 +47,9 @@ def make_engine(config: Config, forks: ForkServer) -> Engine:
     """The engine over the node's module store, compiling in the fork server's children."""
     store = ModuleStore(config.root, store_key(), capacity=config.store_size)
     bounds = CompileBounds(memory=config.compile_memory, seconds=config.compile_timeout)
-    return WasmtimeEngine(store, bounds=bounds, runner=forks)
+    engine = WasmtimeEngine(store, bounds=bounds, runner=forks)
+    engine.warm_up()
+    return engine
 
 
 async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine = make_engine) -> None:
@@ -62,13 +65,15 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         workers = Workers(config.workers)
         stack.callback(workers.stop)
         _prefer_this_process(config.nice)
+        groups = Groups(detect(), _group_name(config), lenient=config.lenient_limits)
+        stack.callback(groups.close)
         queue = EventQueue(config.event_queue)
         tools = Tools(
             engine=make(config, forks),
             executor=ThreadExecutor(nice=0),
             workers=workers,
             publish=queue.add,
-            groups=Groups(detect(), lenient=config.lenient_limits),
+            groups=groups,
             default_memory=config.default_memory,
         )
         sandboxer = Sandboxer(tools, Records(config.state / "records"))
@@ -131,6 +136,13 @@ def _only_daemon(config: Config) -> ExitStack:
             except BlockingIOError:
                 raise FailedPrecondition(f"another daemon serves {path}; stop it or choose other sockets") from None
         return undo.pop_all()
+
+
+def _group_name(config: Config) -> str:
+    """The daemon's control group; daemons that keep their state elsewhere, as tests do, have one of their own."""
+    if config.state == RUN:
+        return "wasm-sandboxer"
+    return f"wasm-sandboxer-{hashlib.sha256(os.fsencode(config.state)).hexdigest()[:8]}"
 
 
 def _bind(path: Path) -> socket.socket:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.cli import example
 
 from testing import oci
 from testing.containerd import Containerd
+from tests.support.cli import example
 from tests.support.daemon import Daemon
 
 RUNTIME = "io.containerd.wasm-sandboxer.v1"

@@ -1,5 +1,6 @@
 """Limits of pods and containers, as the kernel holds them: CPU quotas, changes while running, metrics, groups."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -8,15 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.cli import example
 
 from testing import oci
 from testing.containerd import Containerd
+from tests.support.cli import example
 from tests.support.daemon import Daemon
 from wasm_sandboxer.linux.cgroup import Version, detect
 
 pytestmark = pytest.mark.xdist_group("containerd")
-GROUPS = Path("/sys/fs/cgroup/cpu/wasm-sandboxer")
+
+
+def groups(daemon: Daemon) -> set[Path]:
+    """The daemon's control groups, those of sandboxes."""
+    name = f"wasm-sandboxer-{hashlib.sha256(os.fsencode(daemon.state)).hexdigest()[:8]}"
+    return {path for path in Path("/sys/fs/cgroup/cpu", name).iterdir() if path.is_dir()}
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +96,15 @@ def test_metrics_count_what_the_kernel_counts(node: tuple[Containerd, Daemon, st
 
 
 def test_groups_come_and_go_with_their_sandbox(node: tuple[Containerd, Daemon, str]) -> None:
-    containerd, _, image = node
-    before = set(GROUPS.iterdir())
+    containerd, daemon, image = node
+    before = groups(daemon)
     pod = containerd.cri.run_pod("groups")
     container = containerd.cri.run(pod, image, command=["/sleep.wasm", "forever"])
-    (made,) = {path for path in GROUPS.iterdir() if path.is_dir()} - before
+    (made,) = groups(daemon) - before
     assert made.name == f"k8s.io-{pod.id}"
     assert len((made / container.id / "tasks").read_text().split()) == 1
     containerd.cri.remove_pod(pod)
-    assert set(GROUPS.iterdir()) == before
+    assert groups(daemon) == before
 
 
 def test_limits_that_the_kernel_refuses_fail_the_create_with_words(node: tuple[Containerd, Daemon, str]) -> None:

@@ -1,5 +1,6 @@
 """The daemon as a process of its own, with sockets, state and log in one folder."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -112,6 +113,17 @@ class Daemon:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        """Remove the control groups that a daemon leaves that is killed, and that its successor would take over."""
+        name = f"wasm-sandboxer-{hashlib.sha256(os.fsencode(self.state)).hexdigest()[:8]}"
+        for tree in Path("/sys/fs/cgroup").glob(f"*/{name}"):
+            for folder in sorted(tree.rglob("*/"), reverse=True):
+                with suppress(OSError):
+                    folder.rmdir()
+            with suppress(OSError):
+                tree.rmdir()
 
     def close(self) -> None:
         """Stop it if it runs."""

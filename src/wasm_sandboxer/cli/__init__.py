@@ -28,6 +28,7 @@ _VERBS = {
     "kill": "kill:kill",
     "stats": "stats:stats",
     "containerd-config": "containerd_config:containerd_config",
+    "doctor": "doctor:doctor",
 }
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,8 +24,10 @@ from wasm_sandboxer.errors import InvalidArgument, ModuleError, WasmSandboxerErr
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.protocol import Program
     from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
+    from wasm_sandboxer.linux.cgroup import Place
 
 TIMED_OUT = 124  # as timeout(1) has it
+_PERIOD = 100_000  # microseconds; the kernel's own default
 _GRACE = 0.03  # seconds a stopped guest has to end by itself before the process ends around it
 
 
@@ -48,6 +51,7 @@ _GRACE = 0.03  # seconds a stopped guest has to end by itself before the process
 )
 @click.option("--cwd", metavar="PATH", help="The guest's working directory, inside what --dir gives.")
 @click.option("--memory", type=SIZE, metavar="SIZE", help="Bound on linear memory: 64MiB, 1GiB.  [default: 4GiB]")
+@click.option("--cpus", type=click.FloatRange(min=0.001), metavar="N", help="Bound on CPU: 0.5 is half a core.")
 @click.option("--timeout", type=DURATION, metavar="DURATION", help="Stop the guest after this time, with code 124.")
 @click.option(
     "--network",
@@ -98,7 +102,8 @@ def _run(options: dict[str, Any]) -> int:
     guest = _guest(options, Path(path), function or None, env)
     try:
         program.check(guest)
-        return _execute(program, guest, options)
+        with ExitStack() as undo:
+            return _execute(program, guest, options, _place(options["cpus"], undo))
     except ModuleError as error:
         raise ModuleError(f"{path}: {error}") from None
 
@@ -120,13 +125,29 @@ def _guest(options: dict[str, Any], path: Path, function: str | None, env: dict[
     )
 
 
-def _execute(program: "Program", guest: "Guest", options: dict[str, Any]) -> int:
+def _place(cpus: float | None, undo: ExitStack) -> "Place | None":
+    """The control group that holds --cpus; raises a domain error that says why there can be none."""
+    if cpus is None:
+        return None
+    from wasm_sandboxer.core.groups import Groups  # noqa: PLC0415  # start-up time
+    from wasm_sandboxer.linux.cgroup import GroupLimits, detect  # noqa: PLC0415
+
+    groups = Groups(detect(), "wasm-sandboxer-run")
+    limits = GroupLimits(quota=max(1000, round(cpus * _PERIOD)), period=_PERIOD)
+    group = groups.container(None, str(os.getpid()), limits)
+    assert group is not None  # a quota is a hard limit: without a group for it, the line above has raised
+    undo.callback(groups.remove, group)
+    return groups.place(group)
+
+
+def _execute(program: "Program", guest: "Guest", options: dict[str, Any], place: "Place | None") -> int:
     import asyncio  # noqa: PLC0415  # start-up time
 
     # A reader that leaves (`| head`) ends this process as it ends others.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     begun = time.monotonic()
-    end, cause = asyncio.run(_supervise(program, guest, _stdio(with_stdin=options["stdin"]), options["timeout"]))
+    stdio = _stdio(with_stdin=options["stdin"])
+    end, cause = asyncio.run(_supervise(program, guest, stdio, options["timeout"], place))
     if cause == TIMED_OUT:
         complain(f"{guest.argv[0]} was stopped after {options['timeout']:g} s, its time limit (--timeout)")
     code = cause or (end.code if end is not None else 1)
@@ -136,7 +157,7 @@ def _execute(program: "Program", guest: "Guest", options: dict[str, Any]) -> int
 
 
 async def _supervise(
-    program: "Program", guest: "Guest", stdio: "Stdio", time_limit: float | None
+    program: "Program", guest: "Guest", stdio: "Stdio", time_limit: float | None, place: "Place | None"
 ) -> "tuple[Exit | None, int]":
     """Run the guest to its end; what ended it from outside is the second value, 0 for nothing."""
     import asyncio  # noqa: PLC0415
@@ -145,7 +166,7 @@ async def _supervise(
     from wasm_sandboxer.executor.thread import ThreadExecutor  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
-    container = Container(guest.argv[0], program, guest, stdio, ThreadExecutor())
+    container = Container(guest.argv[0], program, guest, stdio, ThreadExecutor(), place=place)
     interrupted: asyncio.Future[Any] = loop.create_future()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, _interrupt, interrupted, 128 + number)

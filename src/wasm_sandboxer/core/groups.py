@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 class Groups:
     """The daemon's tree of groups; on a host without usable ones it makes none, and says why at the start."""
 
-    def __init__(self, host: Host, *, lenient: bool) -> None:
-        """`lenient` lets containers run without the bounds that the host cannot hold."""
+    def __init__(self, host: Host, name: str, *, lenient: bool = False) -> None:
+        """All groups are made inside one of this name; `lenient` does without bounds that the host cannot hold."""
         self._host = host
         self._lenient = lenient
         self._root: Group | None = None
@@ -28,7 +28,7 @@ class Groups:
             _log.warning("limits: %s", host.describe())
         if host.version is not Version.NONE:
             try:
-                self._root = host.root()
+                self._root = host.root(name)
                 self._home = host.home()
             except OSError as error:
                 _log.warning("limits: groups cannot be made: %s", error)
@@ -51,7 +51,11 @@ class Groups:
         return Place(group=group, home=self._home) if group is not None else None
 
     def remove(self, group: Group) -> None:
-        """Remove a group whose guests have ended: their threads may be about to leave it."""
+        """Remove a group whose guests have ended.
+
+        Threads that are still in it come home first: a guest's that is just leaving, or one of the engine's own
+        that was born while a guest called into it, and serves all.
+        """
         deadline = time.monotonic() + _LEAVING
         while True:
             try:
@@ -60,9 +64,23 @@ class Groups:
                 if time.monotonic() > deadline:
                     _log.warning("a control group is left behind: %s", error)
                     return
-                time.sleep(0.005)
+                self._bring_home(group)
             else:
                 return
+
+    def _bring_home(self, group: Group) -> None:
+        with suppress(OSError):
+            for tid in group.threads():
+                with suppress(OSError):  # it has ended meanwhile
+                    self._home.add_thread(tid)
+        time.sleep(0.002)
+
+    def close(self) -> None:
+        """Remove all groups, but those that something is still in."""
+        if self._root is not None:
+            self.forget(set())
+            with suppress(OSError):
+                self._root.remove()
 
     def forget(self, known: set[str]) -> None:
         """Remove what a daemon that died has left, but the groups of these sandboxes ("namespace-id")."""

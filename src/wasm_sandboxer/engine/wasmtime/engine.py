@@ -29,11 +29,17 @@ from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_s
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
 from wasm_sandboxer.forking.job import LocalRunner
 from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed, Runner
+from wasm_sandboxer.guest import Guest, Stdio
 from wasm_sandboxer.units import format_size
 
 MAX_SOURCE = 512 << 20
 _KEPT_PROGRAMS = 32
 _log = logging.getLogger(__name__)
+# Any call into the engine's WASI starts its runtime.
+_WARM_UP = b"""(module
+  (import "wasi_snapshot_preview1" "sched_yield" (func $sched_yield (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start") (drop (call $sched_yield))))"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +78,19 @@ class WasmtimeEngine:
     def runtime(self) -> Runtime:
         """The engine proper, made at first use: a module that does not compile never needs it."""
         return Runtime(self._load_own)
+
+    def warm_up(self) -> None:
+        """Make the engine and its threads now, on the calling thread: they belong to whoever makes them first.
+
+        Born of a guest, they would stay in that guest's control group, and serve all others from there.
+        """
+        held = self._held(hashlib.sha256(_WARM_UP).hexdigest(), _WARM_UP, "warm-up.wat")
+        program = self._program("warm-up", held)
+        guest, stdio = Guest(module=Path("warm-up"), argv=("warm-up",)), Stdio()
+        control = program.control(stdio)
+        program.run(guest, stdio, control, lambda: None)
+        control.close()
+        held.close()
 
     def load(
         self, path: Path, *, name: str | None = None, waiting: Callable[[float], None] | None = None

@@ -10,7 +10,6 @@ from wasm_sandboxer.errors import Unsupported
 from wasm_sandboxer.linux.cgroup import v1, v2
 from wasm_sandboxer.linux.cgroup.protocol import Group
 
-NAME = "wasm-sandboxer"  # of the daemon's groups in version 1's hierarchies
 WANTED = ("cpu", "cpuset", "pids")
 
 
@@ -32,13 +31,13 @@ class Host:
     domain: Path | None  # version 2: this process's own group
     homes: Mapping[str, Path]  # version 1: controller to this process's own group
 
-    def root(self, name: str = NAME) -> Group:
-        """The group that holds all of this daemon's; made now. Raises Unsupported or OSError."""
+    def root(self, name: str) -> Group:
+        """A group of this name that holds others; made now. Raises Unsupported or OSError."""
         if self.version is Version.V1:
             return v1.V1Group({controller: mount / name for controller, mount in self.mounts.items()})
         if self.version is Version.V2 and self.domain is not None:
             controllers = frozenset(WANTED) - set(self.missing)
-            return v2.V2Group(self.domain, controllers, threaded=False).child("guests")
+            return v2.V2Group(self.domain, controllers, threaded=False).child(name)
         raise Unsupported(self.describe())
 
     def home(self) -> Group:

@@ -77,6 +77,9 @@ class Group(Protocol):
     def usage(self) -> Usage:
         """What its threads, and those of its children, have used."""
 
+    def threads(self) -> list[int]:
+        """The threads in this very group."""
+
     def names(self) -> set[str]:
         """The names of the groups inside."""
 

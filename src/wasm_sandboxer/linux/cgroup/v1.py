@@ -71,6 +71,11 @@ class V1Group:
             pids=pids,
         )
 
+    def threads(self) -> list[int]:
+        """See Group. A thread is in all hierarchies alike."""
+        folder = self._folders.get("cpu") or next(iter(self._folders.values()))
+        return [int(tid) for tid in (folder / "tasks").read_text().split()]
+
     def names(self) -> set[str]:
         """The names of the groups inside."""
         return {path.name for folder in self._folders.values() for path in folder.glob("*/")}

@@ -62,6 +62,10 @@ class V2Group:
             pids=int(pids.read_text()) if pids.exists() else 0,
         )
 
+    def threads(self) -> list[int]:
+        """See Group."""
+        return [int(tid) for tid in (self._folder / "cgroup.threads").read_text().split()]
+
     def names(self) -> set[str]:
         """The names of the groups inside."""
         return {path.name for path in self._folder.glob("*/")}
