@@ -68,9 +68,7 @@ def write(have: Mapping[str, str], want: Mapping[str, str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if something is out of step"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is out of step")
     check = parser.parse_args().check
     have, want = present(), generate()
     if not check:

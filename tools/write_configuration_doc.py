@@ -1,6 +1,6 @@
 """Write docs/configuration.md from the fields of Config, so that every key is documented once.
 
-    python tools/write_configuration_doc.py [--check]
+With --check only say, by the exit code, whether it is up to date.
 """
 
 import sys
@@ -15,9 +15,9 @@ TARGET = Path(__file__).parent.parent / "docs" / "configuration.md"
 HEAD = """\
 # Configuration
 
-`wasm-sandboxer serve` reads TOML from `--config FILE`, or from /etc/wasm-sandboxer/config.toml if that exists. All keys
-stand at the top level; one that is unknown or of the wrong type is refused by name. Options of the command line of the
-same names go before the file. SIGHUP reads `log_level` again; everything else applies at the next start.
+`wasm-sandboxer serve` reads TOML from `--config FILE`, or from /etc/wasm-sandboxer/config.toml if that exists. All
+keys stand at the top level; one that is unknown or of the wrong type is refused by name. Options of the command line
+of the same names go before the file. SIGHUP reads `log_level` again; everything else applies at the next start.
 
 Sizes are bytes or written as 64MiB, 1GiB; durations are seconds or written as 500ms, 10s, 1h30m.
 

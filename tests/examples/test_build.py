@@ -224,9 +224,7 @@ def test_memhog_holds_what_it_has(background: Background) -> None:
         ("conversion", wasmtime.TrapCode.BAD_CONVERSION_TO_INTEGER),
     ],
 )
-def test_trap_traps_as_told_in_a_function_of_that_name(
-    guest: ModuleType, kind: str, code: wasmtime.TrapCode
-) -> None:
+def test_trap_traps_as_told_in_a_function_of_that_name(guest: ModuleType, kind: str, code: wasmtime.TrapCode) -> None:
     with pytest.raises(wasmtime.Trap) as trapped:
         guest.run("trap", kind)
     assert trapped.value.trap_code is code
@@ -307,9 +305,7 @@ def test_poll_tells_which_of_many_clocks_came(guest: ModuleType) -> None:
 def test_reactor_keeps_its_state_between_calls(guest: ModuleType) -> None:
     store = guest.new_store()
     instance = wasmtime.Instance(store, guest.load(WASM / "reactor.wasm"), [])
-    call = {
-        name: instance.exports(store)[name] for name in ("counter", "add", "scale", "wide", "pair", "fail")
-    }
+    call = {name: instance.exports(store)[name] for name in ("counter", "add", "scale", "wide", "pair", "fail")}
     assert call["counter"](store) == 0
     instance.exports(store)["_initialize"](store)
     assert [call["counter"](store) for _ in range(2)] == [40, 41]

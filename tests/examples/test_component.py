@@ -16,9 +16,7 @@ def module(text: str) -> bytes:
 def test_gaps_are_filled_in_order(component: ModuleType) -> None:
     first, second = module("(memory 1)"), module('(func (export "f"))')
     built = component.build(EMPTY, [first, second])
-    modules = [
-        content for kind, content in component.sections(built) if kind == component.CORE_MODULE_SECTION
-    ]
+    modules = [content for kind, content in component.sections(built) if kind == component.CORE_MODULE_SECTION]
     assert modules == [first, second]
 
 
@@ -30,9 +28,7 @@ def test_a_module_with_content_is_no_gap(component: ModuleType) -> None:
     wasmtime.component.Component(wasmtime.Engine(), built)
 
 
-@pytest.mark.parametrize(
-    ("given", "told"), [(1, "more gaps than the 1 modules"), (3, "no gap for 1 of the 3")]
-)
+@pytest.mark.parametrize(("given", "told"), [(1, "more gaps than the 1 modules"), (3, "no gap for 1 of the 3")])
 def test_gaps_and_modules_must_be_as_many(component: ModuleType, given: int, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         component.build(EMPTY, [module("")] * given)

@@ -35,9 +35,7 @@ def test_generated_code_is_in_step_with_the_protos():
 
 
 def test_generated_code_is_all_there_is_and_has_no_grpc_stubs():
-    generated = {
-        path.stem.removesuffix("_pb2") for path in (PROJECT / "src/wasm_sandboxer/api").glob("*_pb2.py")
-    }
+    generated = {path.stem.removesuffix("_pb2") for path in (PROJECT / "src/wasm_sandboxer/api").glob("*_pb2.py")}
     assert generated == PACKAGES.keys()
     assert not list((PROJECT / "src/wasm_sandboxer/api").glob("*_grpc.py"))
 
@@ -64,9 +62,7 @@ def test_the_table_gives_the_generated_classes():
     assert SERVICES[TASK]["State"] == (task_pb2.StateRequest, task_pb2.StateResponse, False)
     assert SERVICES[TASK]["Kill"] == (task_pb2.KillRequest, Empty, False)
     assert SERVICES[CONTROLLER]["Wait"].response is sandbox_pb2.ControllerWaitResponse
-    assert [name for methods in SERVICES.values() for name, rpc in methods.items() if rpc.streams] == [
-        "Subscribe"
-    ]
+    assert [name for methods in SERVICES.values() for name, rpc in methods.items() if rpc.streams] == ["Subscribe"]
 
 
 @pytest.mark.parametrize(

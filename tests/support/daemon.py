@@ -44,7 +44,9 @@ class Daemon:
         self.config = folder / "config.toml"
         self.config.write_text(settings)
         self.command = [
-            PROGRAM, "serve", "--config", self.config, "--listen", self.listen, "--task-listen", self.task_listen, "--state", self.state,
+            PROGRAM, "serve", "--config", self.config,
+            "--listen", self.listen, "--task-listen", self.task_listen,
+            "--state", self.state,
             "--root", store, "--containerd", containerd or folder / "none.sock", "--log-level", log_level, *arguments,
         ]  # fmt: skip
         self.environment = {
