@@ -28,7 +28,7 @@ from wasm_sandboxer.errors import FailedPrecondition, Unavailable
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
-from wasm_sandboxer.linux.cgroup import detect
+from wasm_sandboxer.linux.cgroup.host import detect
 from wasm_sandboxer.rpc.admin import Admin
 from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller

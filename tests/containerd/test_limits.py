@@ -14,7 +14,7 @@ from testing import oci
 from testing.containerd import Containerd
 from tests.support.cli import example
 from tests.support.daemon import Daemon
-from wasm_sandboxer.linux.cgroup import Version, detect
+from wasm_sandboxer.linux.cgroup.host import Version, detect
 
 pytestmark = pytest.mark.xdist_group("containerd")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from wasm_sandboxer.errors import Unsupported
-from wasm_sandboxer.linux.cgroup import Group, GroupLimits, detect
-from wasm_sandboxer.linux.cgroup.host import Version
+from wasm_sandboxer.linux.cgroup.host import Version, detect
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits
 from wasm_sandboxer.linux.cgroup.v2 import V2Group, weight_of
 
 V2_FILES = {

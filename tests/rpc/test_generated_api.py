@@ -8,10 +8,11 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 
 from wasm_sandboxer.api import cgroups_v1_pb2, cgroups_v2_pb2, cri_pb2, sandbox_pb2, task_pb2, typeurl
-from wasm_sandboxer.api.services import CONTROLLER, EVENTS, SERVICES, TASK
+from wasm_sandboxer.api.services import ADMIN, CONTROLLER, EVENTS, SERVICES, TASK
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = {
+    "admin": "wasm_sandboxer.admin.v1",
     "cgroups_v1": "io.containerd.cgroups.v1",
     "cgroups_v2": "io.containerd.cgroups.v2",
     "cri": "runtime.v1",
@@ -41,7 +42,7 @@ def test_generated_code_is_all_there_is_and_has_no_grpc_stubs():
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_the_packages_on_the_wire_are_containerds(name):
+def test_the_packages_on_the_wire_are_containerds_and_our_own(name):
     module = importlib.import_module(f"wasm_sandboxer.api.{name}_pb2")
     assert module.DESCRIPTOR.package == PACKAGES[name]
     assert module.DESCRIPTOR.name == f"wasm_sandboxer/api/{name}.proto"
@@ -52,6 +53,7 @@ def test_every_method_is_in_the_table():
     task = {"State", "Create", "Start", "Delete", "Pids", "Pause", "Resume", "Checkpoint", "Kill", "Exec"}
     task |= {"ResizePty", "CloseIO", "Update", "Wait", "Stats", "Connect", "Shutdown"}
     assert {name: methods.keys() for name, methods in SERVICES.items()} == {
+        ADMIN: {"List"},
         CONTROLLER: controller,
         EVENTS: {"Publish", "Forward", "Subscribe"},
         TASK: task,

@@ -64,7 +64,7 @@ def _user() -> Finding:
 
 
 def _groups() -> Finding:
-    from wasm_sandboxer.linux.cgroup import detect  # noqa: PLC0415  # start-up time of --help
+    from wasm_sandboxer.linux.cgroup.host import detect  # noqa: PLC0415  # start-up time of --help
 
     host = detect()
     return Finding(what="control groups", well=not host.missing, seen=host.describe())

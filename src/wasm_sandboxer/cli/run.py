@@ -24,7 +24,7 @@ from wasm_sandboxer.errors import InvalidArgument, ModuleError, WasmSandboxerErr
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.protocol import Program
     from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
-    from wasm_sandboxer.linux.cgroup import Place
+    from wasm_sandboxer.linux.cgroup.protocol import Place
 
 TIMED_OUT = 124  # as timeout(1) has it
 _PERIOD = 100_000  # microseconds; the kernel's own default
@@ -130,7 +130,8 @@ def _place(cpus: float | None, undo: ExitStack) -> "Place | None":
     if cpus is None:
         return None
     from wasm_sandboxer.core.groups import Groups  # noqa: PLC0415  # start-up time
-    from wasm_sandboxer.linux.cgroup import GroupLimits, detect  # noqa: PLC0415
+    from wasm_sandboxer.linux.cgroup.host import detect  # noqa: PLC0415
+    from wasm_sandboxer.linux.cgroup.protocol import GroupLimits  # noqa: PLC0415
 
     groups = Groups(detect(), "wasm-sandboxer-run")
     limits = GroupLimits(quota=max(1000, round(cpus * _PERIOD)), period=_PERIOD)

@@ -13,7 +13,7 @@ from wasm_sandboxer.engine.protocol import Program
 from wasm_sandboxer.executor.protocol import Execution, Executor
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 from wasm_sandboxer.lifecycle import Action, State, action_of, exit_code_of
-from wasm_sandboxer.linux.cgroup import Place
+from wasm_sandboxer.linux.cgroup.protocol import Place
 
 
 class Container:

@@ -9,7 +9,8 @@ import time
 from contextlib import suppress
 
 from wasm_sandboxer.errors import Unsupported, WasmSandboxerError
-from wasm_sandboxer.linux.cgroup import Group, GroupLimits, Host, Place, Version
+from wasm_sandboxer.linux.cgroup.host import Host, Version
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Place
 from wasm_sandboxer.spec import Resources
 
 _LEAVING = 0.5  # seconds that ended threads may take to leave a group

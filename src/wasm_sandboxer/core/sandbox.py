@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wasm_sandboxer.core.task import Task
-from wasm_sandboxer.linux.cgroup import Group
+from wasm_sandboxer.linux.cgroup.protocol import Group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from wasm_sandboxer.errors import AlreadyExists, NotFound, WasmSandboxerError
 from wasm_sandboxer.executor.protocol import Executor
 from wasm_sandboxer.guest import Exit, Guest, Network, Reason
 from wasm_sandboxer.lifecycle import State
-from wasm_sandboxer.linux.cgroup import Group
+from wasm_sandboxer.linux.cgroup.protocol import Group
 from wasm_sandboxer.spec import SANDBOX_ID, Process, Resources, Spec, parse
 
 _log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from wasm_sandboxer.engine.protocol import Program
 from wasm_sandboxer.guest import Exit, Guest, Stdio
-from wasm_sandboxer.linux.cgroup import Place
+from wasm_sandboxer.linux.cgroup.protocol import Place
 
 
 class Execution(Protocol):

@@ -18,7 +18,7 @@ from wasm_sandboxer.engine.protocol import Control, Program
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import syscall
-from wasm_sandboxer.linux.cgroup import Place
+from wasm_sandboxer.linux.cgroup.protocol import Place
 
 # Address space per thread: the engine's Wasm stack (512 KiB) and as much again for host calls, with room.
 STACK_SIZE = 2 << 20

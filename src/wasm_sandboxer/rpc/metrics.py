@@ -8,7 +8,8 @@ from google.protobuf.any_pb2 import Any
 
 from wasm_sandboxer.api import cgroups_v1_pb2, cgroups_v2_pb2, typeurl
 from wasm_sandboxer.core.task import Task
-from wasm_sandboxer.linux.cgroup import Usage, Version
+from wasm_sandboxer.linux.cgroup.host import Version
+from wasm_sandboxer.linux.cgroup.protocol import Usage
 
 _NO_LIMIT = (1 << 64) - 1
 
