@@ -12,6 +12,7 @@ differ in whose epoch is bumped and in what a guest then asks:
 
 import asyncio
 import collections
+import contextlib
 import ctypes
 import random
 import tempfile
@@ -25,12 +26,12 @@ import wasmtime
 from benchmarks.cpu_group import CpuGroup, available, cpu_group
 from benchmarks.density import LOOP_NICE, compile_all, loop_lag, memory, timed_start
 from benchmarks.fresh import fresh
-from benchmarks.guests import Guests, engine, in_loop, set_nice, stop, stop_all
+from benchmarks.guests import Guests, engine, in_loop, module_store, set_nice, stop, stop_all
 from benchmarks.report import Report, Target
 from wasm_sandboxer.engine.protocol import Control
 from wasm_sandboxer.engine.wasmtime import binding, thunks
 from wasm_sandboxer.engine.wasmtime.control import CellControl
-from wasm_sandboxer.engine.wasmtime.module import CoreProgram
+from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, configuration, own_source
 from wasm_sandboxer.guest import Exit, Guest, Stdio
 
@@ -173,9 +174,9 @@ class OwnEngines:
     """A Program that gives each guest an engine, and whatever belongs to one, of its own."""
 
     def __init__(self, root: str, program: Any) -> None:
+        self._store = module_store(root)
         self._program = program
         self._files = {name: _compiled(root, name) for name in ("trampoline", "shim")}
-        self._module = str(next(Path(root).glob(f"modules/*/{program.digest}.cwasm")))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._program, name)
@@ -187,8 +188,12 @@ class OwnEngines:
     def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """See Program."""
         assert isinstance(control, OwnControl)
-        module = control.runtime.load_module(self._module)
-        program = CoreProgram(control.runtime, module, self._program.digest, self._program.memories)
+        loader = WasmtimeEngine(self._store)
+        loader.runtime = control.runtime
+        held = self._store.find(self._program.digest)
+        assert held is not None
+        with contextlib.closing(held):
+            program = loader._program(self._program.digest, held)
         return program.run(guest, stdio, control, ready)
 
 

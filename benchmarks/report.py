@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import wasm_sandboxer
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -81,7 +82,11 @@ class Report:
             target=str(target or ""),
             met=None if target is None else columns[target.column] <= target.at_most,
         )
-        self.tables[-1]["rows"].append(asdict(row))
+        kept = {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in asdict(row).items()
+        }
+        self.tables[-1]["rows"].append(kept)
         numbers = "".join(f"{_short(columns[name]):>9}" for name in ("min", "p50", "p99", "max"))
         verdict = "" if target is None else f"   {target}: {'met' if row.met else 'MISSED'}"
         print(f"  {label:{_LABEL}}{row.count:9}{numbers}  {unit:4}{verdict}", flush=True)
@@ -134,7 +139,9 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
+    """What was measured, as git names it."""
+    measured = Path(wasm_sandboxer.__file__).parent
+    command = ["git", "-C", str(measured), "describe", "--always", "--dirty"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     return asked.stdout.strip()
 
