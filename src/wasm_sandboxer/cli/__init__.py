@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from wasm_sandboxer import __version__
+from wasm_sandboxer.cli import interrupts
 from wasm_sandboxer.errors import WasmSandboxerError
 
 PROGRAM = "wasm-sandboxer"
@@ -66,6 +67,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The entry point."""
+    interrupts.install()
     _fill_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text in any encoding

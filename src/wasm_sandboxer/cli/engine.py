@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wasm_sandboxer.cli import interrupts
 from wasm_sandboxer.cli.params import default_root
 from wasm_sandboxer.units import format_duration
 
@@ -40,15 +41,16 @@ def open_engine(root: Path | None, compile_memory: int, compile_timeout: float, 
 
 
 @contextmanager
-def progress(what: str) -> "Iterator[Callable[[float], None] | None]":
-    """A callback that shows on a terminal how long something takes; None where nobody would see it."""
+def progress(what: str) -> "Iterator[Callable[[float], None]]":
+    """A callback that shows on a terminal how long something takes; elsewhere one that only minds Ctrl-C."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield None
+        yield lambda _: interrupts.check()
         return
     shown = False
 
     def show(seconds: float) -> None:
         nonlocal shown
+        interrupts.check()
         if seconds >= _PATIENCE:
             shown = True
             click.echo(f"\r{what} … {format_duration(seconds)}", nl=False, err=True)

@@ -106,6 +106,7 @@ class WasmtimeEngine:
                 with self._one_at_a_time(digest):
                     short = name.rpartition("/")[2]
                     program = self._programs.get(digest) or self._make(digest, source, short, waiting)
+                    self._remember(program)  # before the next in line looks for it
         except (ModuleError, ResourceExhausted) as error:
             raise type(error)(f"{name}: {error}") from None
         self._remember(program)
