@@ -32,8 +32,8 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def _key(about: str, default: Any, *, unit: str = "") -> Any:
-    return field(default=default, metadata={"about": about, "unit": unit})
+def _key(about: str, default: Any, *, unit: str = "", least: float = 0, most: float = 1 << 62) -> Any:
+    return field(default=default, metadata={"about": about, "unit": unit, "least": least, "most": most})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +42,22 @@ class Config:
 
     listen: Path = _key("gRPC socket: the Sandbox Controller and Task v3", RUN / "sandboxer.sock")
     task_listen: Path = _key("ttrpc socket: Task v3, the address containerd is given", RUN / "task.sock")
-    state: Path = _key("folder of what lasts while the machine is up: records, single-file mounts", RUN)
+    state: Path = _key("folder of what lasts while the machine is up: records of sandboxes and containers", RUN)
     root: Path = _key("folder of what lasts longer: the module store", Path("/var/lib/wasm-sandboxer"))
     containerd: Path = _key("containerd's socket, for events", Path("/run/containerd/containerd.sock"))
     log_level: LogLevel = _key("debug, info, warning or error; read again on SIGHUP", LogLevel.INFO)
     log_format: LogFormat = _key("text or json", LogFormat.TEXT)
-    shutdown_timeout: float = _key("time to end everything on SIGTERM", 10.0, unit="duration")
-    event_queue: int = _key("events kept while containerd cannot be reached; beyond, the oldest go", 10_000)
-    workers: int = _key("threads for mounting, reading bundles and loading modules", 8)
-    nice: int = _key("priority of the daemon's own threads, so that guests do not delay it; 0 changes nothing", -10)
+    shutdown_timeout: float = _key("time to end everything on SIGTERM", 10.0, unit="duration", least=0.1)
+    event_queue: int = _key("events kept while containerd cannot be reached; beyond, the oldest go", 10_000, least=1)
+    workers: int = _key("threads for mounting, reading bundles and loading modules", 8, least=1, most=1024)
+    nice: int = _key(
+        "priority of the daemon's own threads, so that guests do not delay it; 0 changes nothing", -10,
+        least=-20, most=19,
+    )  # fmt: skip
     default_memory: int = _key("bound on linear memory of a container that has none, 0 for 4 GiB", 0, unit="size")
     lenient_limits: bool = _key("run containers whose limits this host's control groups cannot hold", False)
     compile_memory: int = _key("memory that compiling a module may take", 2 << 30, unit="size")
-    compile_timeout: float = _key("time that compiling a module may take", 120.0, unit="duration")
+    compile_timeout: float = _key("time that compiling a module may take", 120.0, unit="duration", least=0.1)
     store_size: int = _key(
         "compiled modules beyond this are removed, least recently used first", 4 << 30, unit="size"
     )
@@ -80,22 +83,50 @@ def load(path: Path) -> Config:
     return Config(**{name: _value(path, known[name], value) for name, value in table.items()})
 
 
-def _value(path: Path, key: "dataclasses.Field[Any]", value: Any) -> Any:
-    default = key.default
+def _value(path: Path, key: "dataclasses.Field[Any]", given: Any) -> Any:
     try:
-        if key.metadata["unit"] and isinstance(value, str):
-            return parse_size(value) if key.metadata["unit"] == "size" else parse_duration(value)
-        if isinstance(default, StrEnum) and isinstance(value, str):
-            return type(default)(value)
-        if isinstance(default, Path) and isinstance(value, str):
-            return Path(value)
-        if isinstance(default, float) and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if type(value) is type(default):
-            return value
+        value = _convert(key, given)
     except (InvalidArgument, ValueError) as error:
         raise InvalidArgument(f"{path}: {key.name}: {error}") from None
-    wanted = key.metadata["unit"] or {Path: "a path", int: "a whole number", bool: "true or false"}.get(
-        type(default), "a word"
-    )
-    raise InvalidArgument(f"{path}: {key.name} must be {wanted}, not {value!r}")
+    if value is None:
+        raise InvalidArgument(f"{path}: {key.name} must be {_wanted(key)}, not {given!r}")
+    least, most = key.metadata["least"], key.metadata["most"]
+    if isinstance(value, int | float) and not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        raise InvalidArgument(f"{path}: {key.name} must be {bound}, not {given!r}")
+    return value
+
+
+def _convert(key: "dataclasses.Field[Any]", given: Any) -> Any:
+    """The value meant; None for one of the wrong type."""
+    unit = key.metadata["unit"]
+    value: Any = None
+    match key.default, given:
+        case _, str() if unit:
+            value = parse_size(given) if unit == "size" else parse_duration(given)
+        case StrEnum(), str():
+            value = next((member for member in type(key.default) if member == given), None)
+        case Path(), str() if given.startswith("/"):
+            value = Path(given)
+        case bool(), bool():
+            value = given
+        case ((int() | float()), bool()):
+            pass  # which is a number to Python
+        case float(), int() | float():
+            value = float(given)
+        case int(), int():
+            value = given
+    return value
+
+
+def _wanted(key: "dataclasses.Field[Any]") -> str:
+    match key.default:
+        case _ if key.metadata["unit"]:
+            return f"a {key.metadata['unit']}"
+        case Path():
+            return "an absolute path"
+        case StrEnum():
+            return f"one of {', '.join(type(key.default))}"
+        case bool():
+            return "true or false"
+    return "a whole number"

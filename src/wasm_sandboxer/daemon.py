@@ -24,7 +24,7 @@ from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.protocol import Engine
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime.engine import CompileBounds, WasmtimeEngine, store_key
-from wasm_sandboxer.errors import FailedPrecondition, Unavailable
+from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, Unavailable
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
@@ -39,6 +39,7 @@ from wasm_sandboxer.rpc.task import Task
 from wasm_sandboxer.rpc.ttrpc import Method, TtrpcServer
 
 _FORK_SERVER = "wasm_sandboxer.forkserver"
+_LONGEST_SOCKET = 107  # unix(7)
 _log = logging.getLogger(__name__)
 MakeEngine = Callable[[Config, ForkServer], Engine]
 
@@ -63,7 +64,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         forks.start()
         stack.callback(forks.stop)
         workers = Workers(config.workers)
-        stack.callback(workers.stop)
+        stack.callback(workers.stop, config.shutdown_timeout * 0.1)
         _prefer_this_process(config.nice)
         groups = Groups(detect(), _group_name(config), lenient=config.lenient_limits)
         stack.callback(groups.close)
@@ -87,8 +88,8 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             await _watch(stop)
             systemd.notify("STOPPING=1")
             _log.info("stopping: %d containers", len(sandboxer.tasks()))
-            await _within(config.shutdown_timeout * 0.6, sandboxer.end_all())
-        await _within(config.shutdown_timeout * 0.2, queue.drained())
+            await _within(config.shutdown_timeout * 0.5, sandboxer.end_all())
+        await _within(config.shutdown_timeout * 0.1, queue.drained())
     _log.info("stopped")
 
 
@@ -115,27 +116,49 @@ async def _sockets(config: Config, sandboxer: Sandboxer) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        grace = config.shutdown_timeout * 0.1
+        grace = config.shutdown_timeout * 0.1  # the ttrpc server may take that three times
         await asyncio.gather(ttrpc.stop(grace), grpc.stop(grace))
         for path in (config.listen, config.task_listen):
             path.unlink(missing_ok=True)
 
 
 def _only_daemon(config: Config) -> ExitStack:
-    """The folders, 0700, and the lock that says these sockets are ours; undone when the daemon ends."""
+    """The folders, 0700, and the locks that say all this is ours; undone when the daemon ends."""
+    _check_paths(config)
     with ExitStack() as undo:
         for folder in {config.state, config.listen.parent, config.task_listen.parent}:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder == config.state:
-                folder.chmod(0o700)
-        for path in {config.listen, config.task_listen}:
-            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            undo.callback(os.close, lock)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FailedPrecondition(f"another daemon serves {path}; stop it or choose other sockets") from None
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if folder == config.state:
+                    folder.chmod(0o700)
+            except OSError as error:
+                raise Unavailable(f"cannot make the folder {folder}: {error.strerror}") from None
+        _lock(config.listen, f"another daemon serves {config.listen}; stop it or choose other sockets", undo)
+        _lock(
+            config.task_listen, f"another daemon serves {config.task_listen}; stop it or choose other sockets", undo
+        )
+        _lock(config.state / "state", f"another daemon keeps its state in {config.state}", undo)
         return undo.pop_all()
+
+
+def _check_paths(config: Config) -> None:
+    if config.listen == config.task_listen:
+        raise InvalidArgument(f"listen and task_listen are both {config.listen}; each needs a socket of its own")
+    for path in (config.listen, config.task_listen):
+        if len(os.fsencode(path)) > _LONGEST_SOCKET:
+            raise InvalidArgument(f"{path} is too long for a socket: at most {_LONGEST_SOCKET} bytes, unix(7)")
+
+
+def _lock(path: Path, taken: str, undo: ExitStack) -> None:
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"cannot open {path}.lock: {error.strerror}") from None
+    undo.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FailedPrecondition(taken) from None
 
 
 def _group_name(config: Config) -> str:

@@ -28,8 +28,15 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
         about = "".join(f" {name}={value}" for name, value in fields.items() if name not in ("rpc", "outcome"))
-        line = f"{record.levelname.lower():7} {record.getMessage()}{about}"
+        line = _one_line(f"{record.levelname.lower():7} {record.getMessage()}{about}")
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _one_line(text: str) -> str:
+    """The text with what would end its line or command a terminal written out: images choose some of the words."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 class _Json(logging.Formatter):

@@ -58,3 +58,17 @@ BURST = f"""(module
     (call $write (i32.const 1) (i32.const 7))
     (call $write (i32.const 2) (i32.const 7))))"""
 """Writes `partial` without a line feed to stdout and stderr."""
+
+COUNTER = f"""(module
+  {wasi("fd_read proc_exit")}
+  (memory (export "memory") 1)
+  (func (export "_start") (local $total i32)
+    (i32.store (i32.const 0) (i32.const 256))
+    (i32.store (i32.const 4) (i32.const 4096))
+    (loop $next
+      (if (i32.eqz (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
+        (then
+          (local.set $total (i32.add (local.get $total) (i32.load (i32.const 16))))
+          (br_if $next (i32.load (i32.const 16))))))
+    (call $proc_exit (i32.rem_u (local.get $total) (i32.const 251)))))"""
+"""Reads its input to the end; exits with how many bytes came, modulo 251."""

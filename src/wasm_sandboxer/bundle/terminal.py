@@ -63,8 +63,8 @@ class Terminal:
             self._end_output()
             return
         self._stop(self._source)
-        while not self._output_ended and not self._pending_out:
-            self._from_guest()
+        while not self._pending_out and self._from_guest():
+            pass
 
     def close(self) -> None:
         """Stop moving."""
@@ -79,19 +79,21 @@ class Terminal:
 
     # ---- from the guest ----
 
-    def _from_guest(self) -> None:
+    def _from_guest(self) -> bool:
+        """Move what there is; False if there is nothing more, for now or for good."""
         try:
             data = os.read(self._master, _PIECE)
         except BlockingIOError:
-            return
+            return False
         except OSError:  # EIO: the guest's side is closed and empty
             data = b""
         if not data:
             self._stop(self._master)
             self._end_output()
-            return
+            return False
         self._pending_out = data
         self._flush_out()
+        return True
 
     def _flush_out(self) -> None:
         assert self._loop is not None

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -178,10 +178,11 @@ class Sandboxer:
 
     async def end_all(self) -> None:
         """End every guest and unmount everything, keeping the sandboxes' records: for a daemon that stops."""
-        self._ending = True
-        if self._creating:
-            await asyncio.wait(list(self._creating.values()))
+        self._ending = True  # what is being created is refused when it is ready, and undone
+        creating = list(self._creating.values())
         await asyncio.gather(*(self._end(task) for task in self._tasks.values()))
+        if creating:
+            await asyncio.wait(creating)
 
     async def _end(self, task: Task) -> None:
         await task.end()
@@ -189,17 +190,11 @@ class Sandboxer:
             await self._tools.workers.run(task.undo.close)
 
     async def _create(self, request: Request) -> Task:
-        prepared = await self._tools.workers.run(prepare, request, self._tools, self._surroundings)
+        prepared = await self._tools.workers.run(prepare, request, self._tools, self._surroundings, self._record)
         sandbox_id = prepared.spec.annotations.get(SANDBOX_ID, "")
         try:  # nothing is awaited between this and its being known: no sandbox stops in between
+            self._require_not_ending()
             self._require_not_stopped(request, sandbox_id)
-            record = {
-                "bundle": str(request.bundle),
-                "sandbox": sandbox_id,
-                "streams": asdict(request.streams),
-            }
-            prepared.undo.callback(self._records.remove, "containers", request.namespace, request.id)
-            self._records.put("containers", request.namespace, request.id, record)
         except BaseException:
             await self._tools.workers.run(prepared.undo.close)
             raise
@@ -223,6 +218,16 @@ class Sandboxer:
             group=prepared.group,
             annotations=prepared.spec.annotations,
         )
+
+    def _record(self, request: Request, spec: Spec, undo: ExitStack) -> None:
+        """Before anything is mounted, so that a daemon that dies in the midst leaves nothing that is not known."""
+        record = {
+            "bundle": str(request.bundle),
+            "sandbox": spec.annotations.get(SANDBOX_ID, ""),
+            "streams": asdict(request.streams),
+        }
+        undo.callback(self._records.remove, "containers", request.namespace, request.id)
+        self._records.put("containers", request.namespace, request.id, record)
 
     def _require_not_ending(self) -> None:
         if self._ending:

@@ -305,13 +305,19 @@ class Task:
         self.tools.publish(Event(topic=topic, namespace=self.namespace, container=self.id, details=details))
 
 
-def prepare(request: Request, tools: Tools, surroundings: Callable[[str, Spec], Surroundings]) -> Prepared:
+def prepare(
+    request: Request,
+    tools: Tools,
+    surroundings: Callable[[str, Spec], Surroundings],
+    record: Callable[[Request, Spec, ExitStack], None],
+) -> Prepared:
     """Everything that a container needs before it can start; in a worker thread.
 
     Raises a domain error that says what is wrong; nothing is left then.
     """
     with ExitStack() as undo:
         spec = _read_spec(request.bundle)
+        record(request, spec, undo)
         root = mount_root(request.rootfs, request.bundle, spec.root, undo)
         volumes = add_volumes(root, [each for each in spec.mounts if not is_systems(each)], undo)
         if spec.root_read_only:

@@ -20,7 +20,7 @@ __all__ = ["TtrpcServer"]
 _QUEUE = 4096
 # Bytes read from a connection in one turn of the loop.
 _BUFFER = 64 << 10
-# Seconds for cancelled handlers to end, and then for clients to read their last answers.
+# Seconds for cancelled handlers to end, and then for clients to read their last answers; at most the grace period.
 _LAST = 1.0
 
 
@@ -60,16 +60,18 @@ class TtrpcServer:
     async def stop(self, grace: float) -> None:
         """Accept nothing more, let calls end for `grace` seconds, then cancel them and close.
 
-        New calls are answered with UNAVAILABLE meanwhile. Returns within `grace` and two seconds.
+        New calls are answered with UNAVAILABLE meanwhile. Returns within `grace` and two seconds, or within three
+        times `grace` if that is less.
         """
+        last = min(_LAST, grace)
         self.stopping = True
         if self._listener:
             self._listener.close()
         await self._settle(grace)
         for connection in self.connections:
             connection.calls.cancel(RpcError(StatusCode.UNAVAILABLE, "the server is stopping"))
-        await self._settle(_LAST)
-        await self._close()
+        await self._settle(last)
+        await self._close(last)
 
     async def _settle(self, seconds: float) -> None:
         """Wait until no handler runs."""
@@ -77,13 +79,13 @@ class TtrpcServer:
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
-    async def _close(self) -> None:
+    async def _close(self, seconds: float) -> None:
         """Close every connection, by force those whose clients do not read."""
         connections = list(self.connections)
         for connection in connections:
             connection.close()
         if connections:
-            await asyncio.wait([connection.lost for connection in connections], timeout=_LAST)
+            await asyncio.wait([connection.lost for connection in connections], timeout=seconds)
         for connection in list(self.connections):
             connection.abort()
             await connection.lost
