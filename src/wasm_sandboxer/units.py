@@ -40,7 +40,7 @@ def parse_duration(text: str) -> float:
     Raises InvalidArgument with the text and the form that is expected.
     """
     stripped = text.strip()
-    if stripped[-1:].isdigit():
+    if stripped.replace(".", "", 1).isdigit():
         stripped += "s"
     parts = _DURATION_PART.findall(stripped)
     if not parts or "".join(number + unit for number, unit in parts) != stripped:

@@ -255,6 +255,7 @@ def test_cwd_keeps_the_folders_mode(cli: Cli, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("cwd", "said"),
     [
+        ("/d/" + "x" * 300, f"--cwd /d/{'x' * 300}: File name too long"),
         ("/d/none", "--cwd /d/none: no such folder in what --dir gives at /d"),
         ("/d/a", "--cwd /d/a: no such folder in what --dir gives at /d"),
         ("/other", "--cwd /other: no --dir gives it"),

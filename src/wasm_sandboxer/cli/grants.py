@@ -145,7 +145,11 @@ def _working_directory(folders: "list[Preopen]", cwd: str | None) -> "list[Preop
         inner = PurePosixPath(cwd)
         if inner.is_relative_to(preopen.guest):
             host = preopen.host / inner.relative_to(preopen.guest)
-            if not host.is_dir():
+            try:
+                found = host.is_dir()
+            except OSError as error:
+                raise InvalidArgument(f"--cwd {cwd}: {error.strerror}") from None
+            if not found:
                 raise InvalidArgument(f"--cwd {cwd}: no such folder in what --dir gives at {preopen.guest}")
             if not host.resolve().is_relative_to(preopen.host.resolve()):
                 raise InvalidArgument(f"--cwd {cwd}: leads outside of what --dir gives at {preopen.guest}")
