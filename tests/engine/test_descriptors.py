@@ -11,7 +11,7 @@ from tests.support.guests import Guests, Ran, content, in_loop
 from tests.support.modules import wasi
 from wasm_sandboxer.guest import Exit, Preopen, Stdio
 
-BADF, FAULT, NOSPC, PIPE = 8, 21, 51, 64
+BADF, FAULT, NOSPC, PIPE, SPIPE = 8, 21, 51, 64, 70
 CALLS = wasi("fd_read fd_write fd_close fd_renumber fd_fdstat_get fd_fdstat_set_flags path_open proc_exit random_get")
 IN, OUT = 4096, 8192  # where a guest of these tests reads to and writes from
 
@@ -227,6 +227,33 @@ def test_a_file_opened_in_the_place_of_stdout_is_written(
     ran: Ran = guests.run(path, preopens=(Preopen(host=tmp_path, guest="/"),))
     assert (tmp_path / "a").read_bytes() == b"written", ran
     assert ran.stdout == b""
+
+
+def test_a_file_moved_to_where_stdout_was_is_written(
+    guests: Guests, wat: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "a").touch()
+    path = wat(f"""(module {wasi("fd_write fd_renumber path_open")} (memory (export "memory") 1)
+      (data (i32.const 64) "a") (data (i32.const 0) "\\00\\20\\00\\00\\07\\00\\00\\00")
+      (data (i32.const {OUT}) "written")
+      (func (export "_start")
+        (if (call $path_open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 0)
+              (i64.const 64) (i64.const 64) (i32.const 0) (i32.const 1024)) (then (unreachable)))
+        {do("(call $fd_renumber (i32.load (i32.const 1024)) (i32.const 1))")}
+        {do("(call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))")}))""")
+    assert guests.run(path, preopens=(Preopen(host=tmp_path, guest="/"),)).stdout == b""
+    assert (tmp_path / "a").read_bytes() == b"written"
+
+
+@pytest.mark.parametrize("function", ["fd_pread", "fd_pwrite"])
+def test_a_stream_has_no_places_to_read_or_write_at(guests: Guests, wat: Callable[..., Path], function: str) -> None:
+    kind = "(param i32 i32 i32 i64 i32) (result i32)"
+    path = wat(f"""(module (import "wasi_snapshot_preview1" "{function}" (func $call {kind})) {wasi("proc_exit")}
+      (memory (export "memory") 1) (data (i32.const 0) "\\00\\20\\00\\00\\07\\00\\00\\00")
+      (func (export "_start") (call $proc_exit (call $call
+        (i32.const {int(function == "fd_pwrite")}) (i32.const 0) (i32.const 1) (i64.const 0) (i32.const 8)))))""")
+    ran = guests.run(path, stdin=b"abc")
+    assert (ran.code in (BADF, SPIPE), ran.stdout) == (True, b"")
 
 
 # --- in the wrong moment
