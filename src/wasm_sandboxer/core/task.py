@@ -150,8 +150,13 @@ class Task:
         return process.pid
 
     async def kill(self, exec_id: str, number: int, *, everyone: bool = False) -> None:
-        """Send a signal to a process, or to all of the container."""
+        """Send a signal to a process, or to all of the container; raises NotFound for one that has ended.
+
+        containerd takes that for done; any other error fails its StopContainer and RemovePodSandbox.
+        """
         process = self.process(exec_id)
+        if process.run.state is State.STOPPED:
+            raise NotFound(f"container {process.run.id} has ended already")
         created = process.run.state is State.CREATED
         await process.run.kill(number)
         if everyone and not exec_id:
