@@ -185,3 +185,16 @@ def test_a_component_that_is_no_command_needs_a_function(cli: Cli, component: st
 def test_a_components_function_in_an_interface_is_named_with_it(cli: Cli) -> None:
     ended = cli("run", f"{example('hello-component')}#wasi:cli/run@0.2.0#run")
     assert (ended.code, ended.lines[0]) == (0, "Hello from a component!")
+
+
+def test_an_initialiser_with_parameters_is_none(cli: Cli, wat: Callable[..., Path]) -> None:
+    path = wat('(module (func (export "_initialize") (param i32)) (func (export "f")))')
+    for name in ("", "#f", "#_initialize"):
+        assert cli.refused("run", f"{path}{name}") == (
+            f"{path}: its _initialize takes parameters, so it is no WASI reactor"
+        )
+
+
+def test_a_trap_in_an_initialiser_is_one(cli: Cli, wat: Callable[..., Path]) -> None:
+    path = wat('(module (func (export "_initialize") unreachable) (func (export "f")))')
+    assert cli("run", f"{path}#f").code == 134

@@ -154,3 +154,10 @@ def test_one_line_says_what_is_thrown_away(fresh: Cli, tmp_path: Path) -> None:
         "its content was changed\n"
     )
     assert fresh("run", "m.wat").stderr == ""
+
+
+def test_names_cannot_command_a_terminal(fresh: Cli, tmp_path: Path) -> None:
+    (tmp_path / "\x1b[2J\n.wat").write_text("(module)")
+    assert r"\x1b[2J .wat: compiled in " in fresh("compile", tmp_path / "\x1b[2J\n.wat").text
+    assert r"  \x1b[2J .wat  " in fresh("modules", "ls").lines[1]
+    assert fresh("modules", "prune").lines[0].endswith(r"  \x1b[2J .wat")

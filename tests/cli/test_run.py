@@ -205,7 +205,7 @@ def test_json_refuses_in_json(cli: Cli) -> None:
 def test_cpu_time_is_the_guests_own(cli: Cli) -> None:
     spun = report(cli("run", "--json", example("spin"), "0.2"))
     slept = report(cli("run", "--json", example("sleep"), "0.2"))
-    assert spun["cpu_seconds"] > 0.05 > slept["cpu_seconds"]
+    assert spun["cpu_seconds"] > 2 * slept["cpu_seconds"]
     assert slept["wall_seconds"] >= 0.2
 
 

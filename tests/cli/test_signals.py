@@ -78,6 +78,16 @@ def _take_terminal(fd: int) -> None:
     fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
 
 
+def test_signals_that_the_caller_ignores_are_ignored(cli: Cli) -> None:
+    process = start(cli, "sleep", "forever", wrapper=("sh", "-c", 'trap "" HUP INT; exec "$@"', "sh"))
+    for number in (signal.SIGHUP, signal.SIGINT):
+        process.send_signal(number)
+    time.sleep(0.2)
+    assert process.poll() is None
+    end_by(process, signal.SIGTERM)
+    assert process.returncode == 143
+
+
 def test_a_start_function_that_spins_is_stopped(cli: Cli, wat: Callable[..., Path]) -> None:
     path = wat('(module (func $s (loop (br 0))) (start $s) (func (export "_start")))', "early.wasm")
     process = cli.start("run", path)

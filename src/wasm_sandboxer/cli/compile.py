@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wasm_sandboxer.cli import complain
+from wasm_sandboxer.cli import complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.params import store_options
 from wasm_sandboxer.errors import WasmSandboxerError
@@ -31,7 +31,7 @@ def compile_modules(
     for module in modules:
         begun = time.monotonic()
         try:
-            with progress(f"compiling {module.name}") as waiting:
+            with progress(f"compiling {one_line(module.name)}") as waiting:
                 compiled = engine.compile(module, waiting=waiting)
         except WasmSandboxerError as error:
             code = complain(str(error))
@@ -42,5 +42,5 @@ def compile_modules(
             click.echo(json.dumps(about))
         else:
             how = f"compiled in {format_duration(took)}" if compiled.new else "already in the store"
-            click.echo(f"{module}: {how} ({compiled.digest[:12]})")
+            click.echo(f"{one_line(str(module))}: {how} ({compiled.digest[:12]})")
     return code

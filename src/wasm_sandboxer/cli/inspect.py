@@ -22,7 +22,7 @@ def inspect(
 ) -> None:  # fmt: skip
     """Show what MODULE is, imports, exports and needs to run."""
     engine = open_engine(root, compile_memory, compile_timeout, store_size)
-    with progress(f"compiling {module.name}") as waiting:
+    with progress(f"compiling {one_line(module.name)}") as waiting:
         program = engine.load(module, waiting=waiting)
     about = _describe(module, program)
     click.echo(json.dumps(about, indent=2) if as_json else _text(about))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wasm_sandboxer.cli import complain
+from wasm_sandboxer.cli import complain, one_line
 from wasm_sandboxer.cli.engine import open_store
 from wasm_sandboxer.cli.params import DURATION, root_option
 from wasm_sandboxer.cli.table import format_table
@@ -39,7 +39,7 @@ def ls(as_json: bool, root: Path | None) -> None:  # noqa: FBT001
         (
             entry.digest[:12],
             entry.facts.kind,
-            entry.facts.source,
+            one_line(entry.facts.source),
             format_size(entry.facts.source_size),
             format_size(entry.size),
             "in use" if entry.in_use else f"{format_duration(max(now - entry.last_used, 1))} ago",
@@ -74,7 +74,7 @@ def prune(unused_for: float, root: Path | None) -> None:
     """Remove all compiled modules that nobody uses."""
     removed = open_store(root).prune(unused_for=unused_for)
     for entry in removed:
-        click.echo(f"{entry.digest[:12]}  {entry.facts.source}")
+        click.echo(f"{entry.digest[:12]}  {one_line(entry.facts.source)}")
     click.echo(f"freed {format_size(sum(entry.size for entry in removed))}")
 
 

@@ -97,7 +97,7 @@ def _run(options: dict[str, Any]) -> int:
         raise InvalidArgument("--engine wasmedge is not built in yet; wasmtime runs everything for now")
     engine = open_engine(*(options[name] for name in ("root", "compile_memory", "compile_timeout", "store_size")))
     env = environment(options["env_file"], options["env"])
-    with progress(f"compiling {Path(path).name}") as waiting:
+    with progress(f"compiling {one_line(Path(path).name)}") as waiting:
         program = engine.load(Path(path), waiting=waiting)
     guest = _guest(options, Path(path), function or None, env)
     try:
@@ -170,7 +170,8 @@ async def _supervise(
     container = Container(guest.argv[0], program, guest, stdio, ThreadExecutor(), place=place)
     interrupted: asyncio.Future[Any] = loop.create_future()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, _interrupt, interrupted, 128 + number)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, and behind a shell's &
+            loop.add_signal_handler(number, _interrupt, interrupted, 128 + number)
     if time_limit is not None:
         loop.call_later(time_limit, _interrupt, interrupted, TIMED_OUT)
     starting: asyncio.Future[Any] = asyncio.ensure_future(container.start())

@@ -100,6 +100,8 @@ class CoreProgram:
         return ""
 
     def _entry(self, guest: Guest) -> tuple[str, list[int | float]]:
+        if REACTOR in self._functions and self._functions[REACTOR].params:
+            raise ModuleError(f"its {REACTOR} takes parameters, so it is no WASI reactor")
         if guest.function is not None and guest.function != COMMAND:
             ty = self._functions.get(guest.function)
             if ty is None:
