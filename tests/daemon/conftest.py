@@ -46,7 +46,7 @@ def own_daemon(tmp_path: Path, store_root: Path) -> Iterator[Callable[..., Daemo
             folder = Path(tempfile.mkdtemp(prefix=f"wsd-{name}-", dir="/tmp"))
             undo.callback(shutil.rmtree, folder)
             made = Daemon(folder, store_root, arguments=arguments, **options)
-            undo.callback(made.kill)
+            undo.callback(made.wipe, tmp_path)
             return made
 
         yield make

@@ -13,18 +13,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.support.bundles import Bundle, bind
 from tests.support.rpc import controller
 from wasm_sandboxer.api import typeurl
-from wasm_sandboxer.config import Config
-from wasm_sandboxer.daemon import _group_name
 from wasm_sandboxer.rpc.ttrpc import RpcError
 
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 HELLO = AnyMessage(type_url=typeurl.PROCESS, value=json.dumps({"args": ["/hello.wasm"], "cwd": "/"}).encode())
-
-
-def groups(daemon):
-    """Its control groups in every hierarchy."""
-    name = _group_name(Config(state=daemon.state))
-    return [folder for top in Path("/sys/fs/cgroup").glob(f"*/{name}") for folder, _, _ in os.walk(top)]
 
 
 def held(daemon, folder):
@@ -34,7 +26,7 @@ def held(daemon, folder):
         "threads": len(daemon.threads()),
         "mounts": len(daemon.mounts(folder)),
         "records": len(daemon.records()),
-        "groups": len(groups(daemon)),
+        "groups": len(daemon.groups()),
     }
 
 

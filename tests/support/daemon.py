@@ -13,6 +13,8 @@ from typing import Self
 
 from tests.support.cli import PATIENCE, PROGRAM
 
+_CGROUPS = Path("/sys/fs/cgroup")
+
 
 class DaemonError(RuntimeError):
     """The daemon did not do as told; the message ends with the end of its log."""
@@ -115,17 +117,6 @@ class Daemon:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._remove_groups()
-
-    def _remove_groups(self) -> None:
-        """Remove the control groups that a daemon leaves that is killed, and that its successor would take over."""
-        name = f"wasm-sandboxer-{hashlib.sha256(os.fsencode(self.state)).hexdigest()[:8]}"
-        for tree in Path("/sys/fs/cgroup").glob(f"*/{name}"):
-            for folder in sorted(tree.rglob("*/"), reverse=True):
-                with suppress(OSError):
-                    folder.rmdir()
-            with suppress(OSError):
-                tree.rmdir()
 
     def close(self) -> None:
         """Stop it if it runs."""
@@ -133,7 +124,23 @@ class Daemon:
             self.signal(signal.SIGCONT)
             self.stop()
 
+    def wipe(self, *folders: Path) -> None:
+        """End it, and remove what it may have left in these folders and in the control groups."""
+        self.kill()
+        for folder in folders:
+            for point in reversed(mounts(folder)):
+                subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+        for group in self.groups():
+            with suppress(OSError):
+                group.rmdir()
+
     # What it holds.
+
+    def groups(self) -> list[Path]:
+        """Its control groups in every hierarchy, the innermost first."""
+        name = f"wasm-sandboxer-{hashlib.sha256(os.fsencode(self.state)).hexdigest()[:8]}"
+        tops = [top / name for top in (_CGROUPS, *_CGROUPS.iterdir()) if (top / name).is_dir()]
+        return [Path(folder) for top in tops for folder, _, _ in os.walk(top, topdown=False)]
 
     def descriptors(self) -> list[str]:
         """What its open descriptors are."""
