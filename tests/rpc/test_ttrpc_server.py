@@ -262,7 +262,7 @@ def test_an_unknown_error_is_internal_and_logged_once(serve, when, caplog):
     with caplog.at_level(logging.INFO):
         asyncio.run(main())
     (record,) = caplog.records
-    assert record.getMessage() == f"ttrpc: {SERVICE}/{when} failed"
+    assert record.getMessage() == f"{SERVICE}/{when} failed"
     assert record.exc_info[0] is ZeroDivisionError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from wasm_sandboxer.errors import InvalidArgument
-from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
+from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 _NAMESPACE_KEYS = ("containerd-namespace-ttrpc", "containerd-namespace")
 # Asked often, or told by nobody: of interest only to who debugs.

@@ -1,7 +1,7 @@
 """From domain errors to RPC codes: the one table."""
 
 from wasm_sandboxer import errors
-from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
+from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 CODES: dict[type[errors.WasmSandboxerError], StatusCode] = {
     errors.InvalidArgument: StatusCode.INVALID_ARGUMENT,

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from wasm_sandboxer.api.services import SERVICES
 from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.errors import translate
-from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
+from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 _MOST_BYTES = 16 << 20  # containerd's own bound on messages
 _log = logging.getLogger(__name__)

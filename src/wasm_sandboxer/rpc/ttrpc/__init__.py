@@ -5,10 +5,10 @@ error: what to serve, how errors translate and what to record come from whoever 
 calls are refused. The wire is described in containerd's ttrpc repository, PROTOCOL.md.
 """
 
-from wasm_sandboxer.rpc.ttrpc.call import Call, Handler, Limits, Method, Observe, Services, Translate
+from wasm_sandboxer.rpc.transport.call import Call, Handler, Limits, Method, Observe, Services, Translate
+from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 from wasm_sandboxer.rpc.ttrpc.client import TtrpcClient
 from wasm_sandboxer.rpc.ttrpc.server import TtrpcServer
-from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
 
 __all__ = [
     "Call",

@@ -4,8 +4,8 @@ from google.protobuf.message import Message
 
 from wasm_sandboxer.api.rpc_status_pb2 import Status
 from wasm_sandboxer.api.ttrpc_pb2 import Response
+from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 from wasm_sandboxer.rpc.ttrpc.frames import MAX_DATA, RESPONSE, encode
-from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
 
 __all__ = ["failure", "success"]
 

@@ -13,8 +13,8 @@ from typing import Self, TypeVar, cast
 from google.protobuf.message import DecodeError, Message
 
 from wasm_sandboxer.api.ttrpc_pb2 import KeyValue, Request, Response
+from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 from wasm_sandboxer.rpc.ttrpc.frames import MAX_DATA, REQUEST, RESPONSE, FrameReader, encode
-from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
 
 __all__ = ["TtrpcClient"]
 

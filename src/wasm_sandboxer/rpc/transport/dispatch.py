@@ -1,24 +1,21 @@
 """The calls of one connection: finds their handlers, runs them, times them, answers once.
 
-Everything happens in the event loop's thread. Knows requests and answers, and nothing of sockets: what it
-sends goes to a function it is given.
+Everything happens in the event loop's thread. Knows calls and answers, and nothing of sockets or wires: what it
+answers goes to an object it is given.
 """
 
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
-from wasm_sandboxer.api.ttrpc_pb2 import Request
-from wasm_sandboxer.rpc.ttrpc.answers import failure, success
-from wasm_sandboxer.rpc.ttrpc.call import Call, Limits, Method, Observe, Services, Translate
-from wasm_sandboxer.rpc.ttrpc.frames import STREAMING
-from wasm_sandboxer.rpc.ttrpc.status import RpcError, StatusCode
+from wasm_sandboxer.rpc.transport.call import Call, Limits, Method, Observe, Services, Translate
+from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
-__all__ = ["Dispatcher", "Offer"]
+__all__ = ["Answers", "Dispatcher", "Offer"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,16 +30,23 @@ class Offer(Protocol):
     stopping: bool
 
 
+class Answers(Protocol):
+    """Where answers go: a connection."""
+
+    def succeed(self, stream: int, response: Message) -> None:
+        """Send a response; RpcError if that cannot be, and then nothing was sent."""
+
+    def fail(self, stream: int, error: RpcError) -> None:
+        """Send an error in its place."""
+
+
 class _Running(Call):
     """A call with what the dispatcher keeps of it."""
 
     __slots__ = ("answered", "started", "stream", "task", "timer")
 
-    def __init__(self, stream: int, started: float, request: Request) -> None:
-        metadata: dict[str, str] = {}
-        for entry in request.metadata:
-            metadata.setdefault(entry.key.lower(), entry.value)
-        super().__init__(request.service, request.method, metadata)
+    def __init__(self, stream: int, started: float, service: str, method: str, metadata: Mapping[str, str]) -> None:
+        super().__init__(service, method, metadata)
         self.stream = stream
         self.started = started
         self.answered = False
@@ -51,13 +55,13 @@ class _Running(Call):
 
 
 class Dispatcher:
-    """Runs requests and sends their answers' frames through `send`."""
+    """Runs calls and has them answered."""
 
-    __slots__ = ("_loop", "_offer", "_running", "_send")
+    __slots__ = ("_answers", "_loop", "_offer", "_running")
 
-    def __init__(self, offer: Offer, send: Callable[[bytes], None]) -> None:
+    def __init__(self, offer: Offer, answers: Answers) -> None:
         self._offer = offer
-        self._send = send
+        self._answers = answers
         self._loop = asyncio.get_running_loop()
         self._running: dict[int, _Running] = {}  # by stream: those whose handler is a task that has not ended
 
@@ -74,15 +78,35 @@ class Dispatcher:
         for call in list(self._running.values()):
             self._end(call, error)
 
-    def open(self, stream: int, flags: int, request: Request) -> None:
-        """Begin a call on a new stream, and end it too if its handler answers at once."""
-        call = _Running(stream, self._loop.time(), request)
+    def abandon(self, stream: int, error: RpcError) -> None:
+        """End a call whose client wants no answer any more."""
+        call = self._running.get(stream)
+        if call is not None and not call.answered:
+            self._finish(call, error)
+            self._stop(call)
+
+    def open(
+        self,
+        stream: int,
+        service: str,
+        method: str,
+        payload: bytes,
+        metadata: Mapping[str, str],
+        *,
+        timeout: float | None = None,
+        streaming: bool = False,
+    ) -> None:
+        """Begin a call on a new stream, and end it too if its handler answers at once.
+
+        `metadata` has keys in lower case; `timeout` is what the client grants, in seconds.
+        """
+        call = _Running(stream, self._loop.time(), service, method, metadata)
         try:
-            self._start(call, self._method(call, flags), request)
+            self._start(call, self._method(call, streaming=streaming), payload, timeout)
         except RpcError as error:
             self._fail(call, error)
 
-    def _method(self, call: Call, flags: int) -> Method:
+    def _method(self, call: Call, *, streaming: bool) -> Method:
         """The method called; RpcError if it cannot be called, or not now."""
         methods = self._offer.services.get(call.service)
         if methods is None:
@@ -90,7 +114,7 @@ class Dispatcher:
         method = methods.get(call.method)
         if method is None:
             raise RpcError(StatusCode.UNIMPLEMENTED, f"method {call.method} of service {call.service}")
-        if flags & STREAMING:
+        if streaming:
             text = f"streaming: {call.service}/{call.method} takes one request and gives one response"
             raise RpcError(StatusCode.UNIMPLEMENTED, text)
         if self._offer.stopping:
@@ -100,15 +124,15 @@ class Dispatcher:
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
         return method
 
-    def _start(self, call: _Running, method: Method, request: Request) -> None:
+    def _start(self, call: _Running, method: Method, payload: bytes, timeout: float | None) -> None:
         """Run the handler. What it cannot answer at once goes on as a task."""
-        if request.timeout_nano:
-            call.timeout = request.timeout_nano / 1e9
-            call.deadline = call.started + call.timeout
-            if call.timeout < 0:
+        if timeout is not None:
+            call.timeout = timeout
+            call.deadline = call.started + timeout
+            if timeout < 0:
                 raise RpcError(StatusCode.DEADLINE_EXCEEDED, "the time was up before the call came")
         try:
-            call.request = method.request.FromString(request.payload)
+            call.request = method.request.FromString(payload)
         except DecodeError:
             text = f"the payload is not a {method.request.DESCRIPTOR.full_name}"
             raise RpcError(StatusCode.INVALID_ARGUMENT, text) from None
@@ -149,6 +173,9 @@ class Dispatcher:
         if call.answered:
             return
         self._fail(call, error)
+        self._stop(call)
+
+    def _stop(self, call: _Running) -> None:
         if call.task:
             # Not at once: a task that has not had its first turn would throw the handler's coroutine away
             # unawaited. Its turn is queued, so it comes before this.
@@ -163,33 +190,34 @@ class Dispatcher:
         try:
             known = self._offer.translate(error)
         except Exception:  # noqa: BLE001  # the client must get an answer even so
-            _log.exception("ttrpc: an error could not be translated")
+            _log.exception("an error could not be translated")
             known = None
         if known is not None:
             return known
-        _log.error("ttrpc: %s/%s failed", call.service, call.method, exc_info=error)
+        _log.error("%s/%s failed", call.service, call.method, exc_info=error)
         return RpcError(StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
     def _succeed(self, call: _Running, method: Method, response: Message) -> None:
         if not isinstance(response, method.response):
             text = f"{call.service}/{call.method} gave a {type(response).__name__}"
-            _log.error("ttrpc: %s, not a %s", text, method.response.__name__)
+            _log.error("%s, not a %s", text, method.response.__name__)
             raise RpcError(StatusCode.INTERNAL, text)
-        self._finish(call, None, success(call.stream, response))
+        if not call.answered:
+            self._answers.succeed(call.stream, response)
+            self._finish(call, None)
 
     def _fail(self, call: _Running, error: RpcError) -> None:
-        self._finish(call, error, failure(call.stream, error))
+        if not call.answered:
+            self._answers.fail(call.stream, error)
+            self._finish(call, error)
 
-    def _finish(self, call: _Running, error: RpcError | None, answer: bytes) -> None:
-        """Answer, once; whoever comes later finds it done."""
-        if call.answered:
-            return
+    def _finish(self, call: _Running, error: RpcError | None) -> None:
+        """Note that it was answered; whoever comes later finds it done."""
         call.answered = True
-        self._send(answer)
         try:
             self._offer.observe(call, error, self._loop.time() - call.started)
         except Exception:  # noqa: BLE001  # an observer must not change what it observes
-            _log.exception("ttrpc: the observer failed")
+            _log.exception("the observer failed")
 
 
 def _begin(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from google.protobuf.message import Message
 
-from wasm_sandboxer.rpc.ttrpc.status import RpcError
+from wasm_sandboxer.rpc.transport.status import RpcError
 
 __all__ = ["Call", "Handler", "Limits", "Method", "Observe", "Services", "Translate"]
 
