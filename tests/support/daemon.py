@@ -75,6 +75,10 @@ class Daemon:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
@@ -120,7 +124,7 @@ class Daemon:
 
     def close(self) -> None:
         """Stop it if it runs."""
-        if self._process is not None and self._process.poll() is None:
+        if self.running:
             self.signal(signal.SIGCONT)
             self.stop()
 

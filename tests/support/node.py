@@ -14,7 +14,7 @@ from testing import oci
 from testing.containerd import SANDBOXER, Containerd
 from testing.cri import Cri
 from tests.support.cli import EXAMPLES
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, mounts
 from tests.support.modules import binary
 from tests.support.wat import BURST, COUNTER, STUCK_START, TERMINALS, TICKER
 
@@ -48,8 +48,8 @@ class Node:
         return self.containerd.import_image(oci.build(archive, name, list(layers), **settings)).reference
 
     def task_mounts(self) -> list[str]:
-        """What is mounted for containers, as the daemon sees it."""
-        return [point for point in self.daemon.mounts(self.containerd.folder) if "io.containerd.runtime" in point]
+        """What is mounted for containers."""
+        return [point for point in mounts(self.containerd.folder) if "io.containerd.runtime" in point]
 
 
 def guests() -> dict[str, oci.Entry]:
