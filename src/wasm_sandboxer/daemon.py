@@ -33,11 +33,10 @@ from wasm_sandboxer.rpc.admin import Admin
 from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller
 from wasm_sandboxer.rpc.errors import translate
-from wasm_sandboxer.rpc.grpc import GrpcServer
+from wasm_sandboxer.rpc.grpc_server import make_server
 from wasm_sandboxer.rpc.publisher import Publisher
 from wasm_sandboxer.rpc.task import Task
-from wasm_sandboxer.rpc.transport.call import Method
-from wasm_sandboxer.rpc.ttrpc import TtrpcServer
+from wasm_sandboxer.rpc.ttrpc import Method, TtrpcServer
 
 _FORK_SERVER = "wasm_sandboxer.forkserver"
 _LONGEST_SOCKET = 107  # unix(7)
@@ -98,12 +97,22 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
 async def _sockets(config: Config, sandboxer: Sandboxer) -> AsyncIterator[None]:
     """Both sockets, bound and served; on the way out calls get a short while to end."""
     controller = Controller(sandboxer, f"ttrpc+unix://{config.task_listen}")
-    tasks = {TASK: _methods(TASK, Task(sandboxer))}
-    ours = {ADMIN: _methods(ADMIN, Admin(sandboxer))}
-    ttrpc = TtrpcServer({**tasks, **ours}, observe=log_call, translate=translate)
-    grpc = GrpcServer({**tasks, CONTROLLER: _methods(CONTROLLER, controller)}, observe=log_call, translate=translate)
+    task = Task(sandboxer)
+    methods = {name: Method(rpc.request, rpc.response, getattr(task, name)) for name, rpc in SERVICES[TASK].items()}
+    admin = Admin(sandboxer)
+    ours = {name: Method(rpc.request, rpc.response, getattr(admin, name)) for name, rpc in SERVICES[ADMIN].items()}
+    ttrpc = TtrpcServer({TASK: methods, ADMIN: ours}, observe=log_call, translate=translate)
+    grpc = make_server({CONTROLLER: controller, TASK: task})
     await ttrpc.start(_bind(config.task_listen))
-    await grpc.start(_bind(config.listen))
+    _clear(config.listen)
+    mask = os.umask(0o177)
+    try:
+        grpc.add_insecure_port(f"unix:{config.listen}")
+    except RuntimeError as error:
+        raise Unavailable(f"cannot listen on {config.listen}: {error}") from None
+    finally:
+        os.umask(mask)
+    await grpc.start()
     try:
         yield
     finally:
@@ -111,12 +120,6 @@ async def _sockets(config: Config, sandboxer: Sandboxer) -> AsyncIterator[None]:
         await asyncio.gather(ttrpc.stop(grace), grpc.stop(grace))
         for path in (config.listen, config.task_listen):
             path.unlink(missing_ok=True)
-
-
-def _methods(service: str, handlers: object) -> dict[str, Method]:
-    return {
-        name: Method(rpc.request, rpc.response, getattr(handlers, name)) for name, rpc in SERVICES[service].items()
-    }
 
 
 def _only_daemon(config: Config) -> ExitStack:

@@ -20,7 +20,8 @@ def configure(level: LogLevel, form: LogFormat) -> None:
 def set_level(level: LogLevel) -> None:
     """Change how much is logged from now on."""
     logging.getLogger().setLevel(level.upper())
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for noisy in ("asyncio", "_cygrpc", "grpc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 class _Text(logging.Formatter):

@@ -4,10 +4,9 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from wasm_sandboxer.errors import InvalidArgument
-from wasm_sandboxer.rpc.transport.call import Call
 from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 _NAMESPACE_KEYS = ("containerd-namespace-ttrpc", "containerd-namespace")
@@ -20,8 +19,16 @@ _Handler = TypeVar("_Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 _running: set["asyncio.Task[Any]"] = set()  # held here, since the loop itself holds tasks only weakly
 
 
-Context: TypeAlias = Call
-"""What handlers are told of a call besides its request."""
+class Context(Protocol):
+    """A call: ttrpc's Call, or the like made from gRPC's context."""
+
+    service: str
+    method: str
+    request: Any
+
+    @property
+    def metadata(self) -> Any:
+        """Keys in lower case to values."""
 
 
 def namespace_of(context: Context) -> str:
