@@ -40,7 +40,7 @@ def test_the_exit_code_is_the_guests(cri, run, code):
     status = cri.wait_exit(run("/exit.wasm", str(code)))
     assert status.exit_code == code
     assert status.reason == ("Completed" if code == 0 else "Error")
-    assert status.started_at < status.finished_at
+    assert status.created_at <= status.finished_at  # a guest may end before containerd notes that it has started
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "divide", "bounds", "stack", "indirect"])
