@@ -163,7 +163,7 @@ class Task:
             for other in list(self.execs.values()):
                 if other.run.state in (State.RUNNING, State.PAUSED):
                     await other.run.kill(number)
-        if created and process.run.state is State.STOPPED:
+        if created and process.run.exit.done():
             self._ended(process)
 
     async def add_exec(self, exec_id: str, process: Process, names: StreamNames) -> None:
