@@ -247,6 +247,7 @@ def test_a_call_is_a_line_of_the_log(own_daemon, bundle):
         with pytest.raises(RpcError):
             client.Create(id="c2", bundle="/no/where")
         client.Delete(id="c1")
+        wait_for_log(daemon, '"Delete"')  # written once the answer is on its way
         lines = [json.loads(line) for line in daemon.log.splitlines()]
         calls = {(line["rpc"], line["container"], line["outcome"]): line for line in lines if "rpc" in line}
         assert set(calls) == {("Create", "c1", "ok"), ("Create", "c2", "not_found"), ("Delete", "c1", "ok")}

@@ -12,6 +12,7 @@ _OPENAT2 = 437  # the same on every machine
 RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
 RESOLVE_IN_ROOT = 0x10
 _MOST_LINKS = 40  # as the kernel follows
+_MOST_TRIES = 1000  # a guess: each fails only if somebody mounts or renames in the microseconds that it takes
 
 
 class _OpenHow(ctypes.Structure):
@@ -25,8 +26,13 @@ def open_in_root(root: int, path: str, flags: int) -> int:
     """
     how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     name = os.fsencode(path or "/")
-    # Safe: `how` lives across the call and its size is given.
-    return check(libc.syscall(_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how)), f"open {path}")
+    for _ in range(_MOST_TRIES):
+        # Safe: `how` lives across the call and its size is given.
+        fd: int = libc.syscall(_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how))
+        # EAGAIN: something was mounted or renamed, anywhere, while the kernel followed a "..".
+        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:
+            break
+    return check(fd, f"open {path}")
 
 
 def open_file_in_root(root: int, path: str) -> int:
