@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fresh import CHECKOUT, fresh
+from benchmarks.fresh import CHECKOUT, fresh, quietest
 from benchmarks.guests import GO, Guests, engine, example, in_loop, module_store
-from benchmarks.report import Report, Target, summary
+from benchmarks.report import Report, Target
 from wasm_sandboxer.engine.protocol import Control, Program
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime.compiling import JOB, JOBS
@@ -102,9 +102,8 @@ def _wall(command: list[str]) -> float:
 
 def in_process(report: Report, root: str) -> None:
     rounds = report.rounds(2000, 20)
-    runs = [fresh(measure_hello, root=root, rounds=rounds) for _ in range(report.rounds(3, 1))]
-    found = min(runs, key=lambda run: summary(run["floor"])["p50"])
-    note = f"one after the other, the floor in turn; of {len(runs)} processes the one whose floor was least disturbed"
+    found = quietest(report.rounds(5, 1), "floor", "p50", measure_hello, root=root, rounds=rounds)
+    note = "one after the other, the floor in turn; of five processes the one whose floor was least disturbed"
     report.table("in-process: a stored hello from Container.start to its exit", note)
     report.row("Container.start to exit", found["whole"], target=Target(column="p50", at_most=1))
     report.row("  floor: a bare thread, back through call_soon_threadsafe", found["floor"])

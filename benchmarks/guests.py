@@ -14,6 +14,7 @@ from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.protocol import Control, Program
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine, store_key
+from wasm_sandboxer.errors import FailedPrecondition
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.guest import Exit, Guest, Stdio
 
@@ -98,8 +99,13 @@ async def stop(container: Container) -> float:
 
 async def stop_all(containers: list[Container]) -> None:
     """Stop every guest, all at once."""
-    await asyncio.gather(*(container.kill(signal.SIGKILL) for container in containers if not container.exit.done()))
+    await asyncio.gather(*(_kill(container) for container in containers))
     await asyncio.gather(*(container.exit for container in containers))
+
+
+async def _kill(container: Container) -> None:
+    with contextlib.suppress(FailedPrecondition):  # it has ended by itself
+        await container.kill(signal.SIGKILL)
 
 
 def in_loop(main: Coroutine[Any, Any, Any]) -> Any:

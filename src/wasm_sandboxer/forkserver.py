@@ -6,6 +6,7 @@ Knows which jobs there are, and loads what they need once, so that every child h
 import socket
 import sys
 
+from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
 from wasm_sandboxer.engine.wasmtime.compiling import JOBS
 from wasm_sandboxer.forking.server import serve
 

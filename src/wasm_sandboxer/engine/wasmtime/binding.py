@@ -12,7 +12,6 @@ import ctypes
 from typing import Any
 
 import wasmtime
-import wasmtime.component
 from wasmtime import _ffi
 
 from wasm_sandboxer.errors import WasmSandboxerError

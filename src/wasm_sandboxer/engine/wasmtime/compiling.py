@@ -5,9 +5,9 @@ import os
 import re
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import wasmtime
-import wasmtime.component
 
 from wasm_sandboxer.engine import wasm
 from wasm_sandboxer.engine.interface import Interface, interface_of
@@ -45,8 +45,7 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         if any(memory.shared for memory in memories):
             return _refusal("it uses shared memory (threads), which is not offered here")
         engine = wasmtime.Engine(configuration())
-        load = wasmtime.component.Component if kind is Kind.COMPONENT else wasmtime.Module
-        code = load(engine, binary).serialize()
+        code = _load(engine, kind, binary).serialize()
         interface = interface_of(binary) if kind is Kind.MODULE else None
     except wasmtime.WasmtimeError as error:
         return _refusal(one_line(str(error)))
@@ -57,6 +56,14 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         view = view[os.write(target, view) :]
     compiled = Compiled(kind=kind, memories=memories, interface=interface, seconds=time.perf_counter() - begun)
     return json.dumps(asdict(compiled)).encode()
+
+
+def _load(engine: wasmtime.Engine, kind: Kind, binary: bytes) -> Any:
+    if kind is Kind.MODULE:
+        return wasmtime.Module(engine, binary)
+    from wasmtime.component import Component  # noqa: PLC0415  # start-up time of core modules
+
+    return Component(engine, binary)
 
 
 def read_answer(answer: bytes) -> Compiled:

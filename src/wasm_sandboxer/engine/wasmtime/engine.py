@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import wasmtime
 
@@ -23,7 +24,6 @@ from wasm_sandboxer.engine import wasm
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
-from wasm_sandboxer.engine.wasmtime.component import ComponentProgram
 from wasm_sandboxer.engine.wasmtime.module import CoreProgram
 from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_source
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
@@ -31,6 +31,9 @@ from wasm_sandboxer.forking.job import LocalRunner
 from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed, Runner
 from wasm_sandboxer.guest import Guest, Stdio
 from wasm_sandboxer.units import format_size
+
+if TYPE_CHECKING:
+    from wasm_sandboxer.engine.wasmtime.component import ComponentProgram
 
 MAX_SOURCE = 512 << 20
 _KEPT_PROGRAMS = 32
@@ -94,7 +97,7 @@ class WasmtimeEngine:
 
     def load(
         self, path: Path, *, name: str | None = None, waiting: Callable[[float], None] | None = None
-    ) -> CoreProgram | ComponentProgram:
+    ) -> "CoreProgram | ComponentProgram":
         """See Engine; `waiting` is told while it compiles how long that takes."""
         name = name or str(path)
         try:
@@ -123,7 +126,7 @@ class WasmtimeEngine:
             raise type(error)(f"{path}: {error}") from None
         return Stored(digest=digest, new=held.new)
 
-    def _remember(self, program: CoreProgram | ComponentProgram) -> None:
+    def _remember(self, program: "CoreProgram | ComponentProgram") -> None:
         with self._lock:
             self._programs[program.digest] = program
             self._recent[program.digest] = program
@@ -137,7 +140,7 @@ class WasmtimeEngine:
 
     def _make(
         self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None
-    ) -> CoreProgram | ComponentProgram:
+    ) -> "CoreProgram | ComponentProgram":
         held = self._held(digest, source, name, waiting=waiting)
         try:
             program = self._program(digest, held)
@@ -152,9 +155,11 @@ class WasmtimeEngine:
         weakref.finalize(program, held.close)
         return program
 
-    def _program(self, digest: str, held: Held) -> CoreProgram | ComponentProgram:
+    def _program(self, digest: str, held: Held) -> "CoreProgram | ComponentProgram":
         facts = held.facts
         if facts.interface is None:
+            from wasm_sandboxer.engine.wasmtime.component import ComponentProgram  # noqa: PLC0415  # start-up time
+
             component = self.runtime.load_component(held.path)
             return ComponentProgram(self.runtime, component, digest, facts.memories)
         return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, facts)

@@ -5,13 +5,15 @@ The one engine-wide epoch is bumped only to make guests look at their cells; it 
 
 import threading
 from collections.abc import Callable
-from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import wasmtime
-import wasmtime.component
 
 from wasm_sandboxer.engine.wasmtime import binding, thunks
+
+if TYPE_CHECKING:
+    from wasmtime.component import Component, Linker
 
 MAX_WASM_STACK = 512 << 10  # bytes of native stack for Wasm frames; wasmtime's own default
 
@@ -44,19 +46,21 @@ class Runtime:
         self.wait_type = binding.func_type("i32", "i64", "i64", result="i64")
         self.linker = wasmtime.Linker(self.engine)
         self.linker.define_wasi()
-        self._component_linkers: dict[bool, wasmtime.component.Linker] = {}
+        self._component_linkers: dict[bool, Any] = {}
         self._linkers_lock = threading.Lock()
 
     def bump_epoch(self) -> None:
         """Have every running guest look at its cell."""
         self.engine.increment_epoch()
 
-    def component_linker(self, *, http: bool) -> wasmtime.component.Linker:
+    def component_linker(self, *, http: bool) -> "Linker":
         """The linker of preview 2, with outgoing wasi:http or without; made at first use."""
+        from wasmtime.component import Linker  # noqa: PLC0415  # start-up time of core modules
+
         with self._linkers_lock:
             linker = self._component_linkers.get(http)
             if linker is None:
-                linker = wasmtime.component.Linker(self.engine)
+                linker = Linker(self.engine)
                 linker.add_wasip2()
                 if http:
                     linker.add_wasi_http()
@@ -71,14 +75,16 @@ class Runtime:
         """
         return wasmtime.Module.deserialize_file(self.engine, path)
 
-    def load_component(self, path: str) -> wasmtime.component.Component:
+    def load_component(self, path: str) -> "Component":
         """A component from a compiled file of our own store; as load_module."""
-        return wasmtime.component.Component.deserialize_file(self.engine, path)
+        from wasmtime.component import Component  # noqa: PLC0415  # start-up time of core modules
+
+        return Component.deserialize_file(self.engine, path)
 
 
 def own_source(name: str) -> str:
     """The text of one of our own modules: trampoline or shim."""
-    return resources.files(__package__).joinpath(f"{name}.wat").read_text()
+    return Path(__file__).with_name(f"{name}.wat").read_text()
 
 
 def _assemble_here(runtime: Runtime, name: str) -> wasmtime.Module:
