@@ -4,6 +4,8 @@ import asyncio
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,34 @@ FILLING = """(module (memory 4096) (func (export "_start")
 POLLING = f"""(module {wasi("poll_oneoff")} (memory (export "memory") 1)
   (func (export "_start") (loop (drop (call $poll_oneoff
     (i32.const 0) (i32.const 1024) (i32.const 1) (i32.const 2048))) (br 0))))"""
+
+# Guests that are woken without a pause until their threads are gone: what is killed under load is, now and then.
+WOKEN = """
+import asyncio, sys, threading
+from pathlib import Path
+from tests.support.cli import example
+from tests.support.guests import new_engine
+from wasm_sandboxer.core.container import Container
+from wasm_sandboxer.executor.thread import WAKE_SIGNAL, ThreadExecutor
+from wasm_sandboxer.guest import Guest, Stdio
+from wasm_sandboxer.linux.syscall import signal_thread
+
+def wake(tid):
+    while signal_thread(tid, WAKE_SIGNAL):
+        pass
+
+async def main():
+    program, executor = new_engine(Path(sys.argv[1])).load(example("hello")), ThreadExecutor()
+    for _ in range(200):
+        container = Container("woken", program, Guest(module=Path("hello"), argv=("hello",)), Stdio(), executor)
+        await container.start()
+        waker = threading.Thread(target=wake, args=(container.pid,))
+        waker.start()
+        await container.exit
+        waker.join()
+
+asyncio.run(main())
+"""
 
 
 class Started:
@@ -265,3 +295,10 @@ def test_pausing_one_holds_no_other(guests: Guests) -> None:
             await stop(started.container)
 
     in_loop(main())
+
+
+def test_a_signal_that_comes_when_the_thread_is_ending_harms_nobody(store_root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WOKEN, store_root], cwd=Path(__file__).parents[2], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

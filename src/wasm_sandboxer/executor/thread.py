@@ -130,6 +130,10 @@ class ThreadExecution:
             if end.message:
                 self._report(end.message)
             self._tell_loop(self._end, dataclasses.replace(end, cpu_time=time.thread_time()))
+        finally:
+            # The engine gave the thread a stack for signals, which goes before the thread does: one that arrived
+            # in between would be the end of the whole process.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE_SIGNAL})
 
     def _prepare(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - _THREAD_DIRECTED - {WAKE_SIGNAL})

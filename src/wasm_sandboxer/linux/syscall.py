@@ -48,13 +48,17 @@ def set_parent_death_signal(signal: int) -> None:
 
 
 def signal_thread(tid: int, signal: int) -> bool:
-    """Send a signal to one thread of this process (tgkill(2)); False if it is gone."""
+    """Send a signal to one thread of this process (tgkill(2)); False if it is gone.
+
+    Where as many as may be already wait to be delivered, that is enough.
+    """
     try:
         check(libc.tgkill(os.getpid(), tid, signal), "tgkill")
     except OSError as error:
         if error.errno == errno.ESRCH:
             return False
-        raise
+        if error.errno != errno.EAGAIN:
+            raise
     return True
 
 
