@@ -9,8 +9,8 @@ from typing import Any, Self
 from google.protobuf.message import Message
 
 from benchmarks.guests import example
-from wasm_sandboxer.api import cgroups_v2_pb2, task_pb2, types_pb2, typeurl
-from wasm_sandboxer.api.services import SERVICES, TASK
+from wasm_sandboxer.api import admin_pb2, cgroups_v1_pb2, cgroups_v2_pb2, task_pb2, types_pb2, typeurl
+from wasm_sandboxer.api.services import ADMIN, SERVICES, TASK
 from wasm_sandboxer.linux import mount
 from wasm_sandboxer.rpc.ttrpc import TtrpcClient
 
@@ -129,10 +129,25 @@ class TaskClient:
         await self._call("Delete", task_pb2.DeleteRequest(id=ident))
 
     async def cpu(self, ident: str) -> float:
-        """Seconds of CPU of the guest's own thread, set-up and end included."""
-        stats = (await self._call("Stats", task_pb2.StatsRequest(id=ident))).stats
+        """Seconds of CPU of the guest, as its control group counts them."""
+        stats = await self.stats(ident)
+        if typeurl.holds(stats, cgroups_v1_pb2.Metrics):
+            return typeurl.unpack(stats, cgroups_v1_pb2.Metrics).cpu.usage.total / 1e9
         return typeurl.unpack(stats, cgroups_v2_pb2.Metrics).cpu.usage_usec / 1e6
 
-    async def _call(self, method: str, request: Message) -> Any:
-        response = SERVICES[TASK][method].response
-        return await self._client.call(TASK, method, request, response, metadata=_METADATA)
+    async def stats(self, ident: str) -> Any:
+        """What it uses, as it comes."""
+        return (await self._call("Stats", task_pb2.StatsRequest(id=ident))).stats
+
+    async def state(self, ident: str) -> int:
+        """Its state's number."""
+        return int((await self._call("State", task_pb2.StateRequest(id=ident))).status)
+
+    async def list(self) -> admin_pb2.ListResponse:
+        """Everything the daemon has."""
+        answer: admin_pb2.ListResponse = await self._call("List", admin_pb2.ListRequest(), ADMIN)
+        return answer
+
+    async def _call(self, method: str, request: Message, service: str = TASK) -> Any:
+        response = SERVICES[service][method].response
+        return await self._client.call(service, method, request, response, metadata=_METADATA)
