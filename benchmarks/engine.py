@@ -303,7 +303,8 @@ def measure_load(root: str, path: str, rounds: int) -> dict[str, Any]:
         parts["whole"].append(_timed(lambda another=another: another.load(source)))
         parts["load"].append(_timed(lambda: _load(store, first, program)))
     facts = _held(store, program.digest).facts
-    program.run(Guest(module=source, argv=(source.name,)), Stdio(), program.control(Stdio()), lambda: None)
+    guest = Guest(module=source, argv=(source.name,))
+    program.run(guest, Stdio(), program.control(guest, Stdio(), None), lambda: None)
     mapped, private = _mappings(f"{program.digest}.cwasm")
     return {"parts": parts, "compile": [facts.compile_seconds * 1e3], "mapped": [mapped], "private": [private]}
 

@@ -28,6 +28,7 @@ from benchmarks.density import LOOP_NICE, compile_all, loop_lag, memory, timed_s
 from benchmarks.fresh import fresh, quietest
 from benchmarks.guests import Guests, engine, in_loop, module_store, set_nice, stop, stop_all
 from benchmarks.report import Report, Target, summary
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control
 from wasm_sandboxer.engine.wasmtime import binding, thunks
 from wasm_sandboxer.engine.wasmtime.control import CellControl
@@ -178,9 +179,10 @@ class OwnEngines:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._program, name)
 
-    def control(self, stdio: Stdio) -> Control:
+    def control(self, guest: Guest, stdio: Stdio, pool: MemoryPool | None) -> Control:
         """See Program; here with the guest's engine."""
-        return OwnControl(Runtime(lambda runtime, name: runtime.load_module(self._files[name])), stdio)
+        runtime = Runtime(lambda runtime, name: runtime.load_module(self._files[name]))
+        return OwnControl(runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
     def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """See Program."""
@@ -197,8 +199,8 @@ class OwnEngines:
 class OwnControl(CellControl):
     """Stops its guest by the guest's own epoch."""
 
-    def __init__(self, runtime: Runtime, stdio: Stdio) -> None:
-        super().__init__(runtime, stdio)
+    def __init__(self, runtime: Runtime, stdio: Stdio, pool: MemoryPool) -> None:
+        super().__init__(runtime, stdio, pool)
         self.runtime = runtime
 
     def guard(self, store: wasmtime.Store) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wasm_sandboxer import daemon, logs
 from wasm_sandboxer.config import Config, LogLevel
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
@@ -44,6 +45,10 @@ class NullControl:
     def close(self) -> None:
         """There is nothing to free."""
 
+    def resident(self) -> int:
+        """See Control."""
+        return 0
+
 
 class NullProgram:
     """See Program."""
@@ -60,9 +65,9 @@ class NullProgram:
     def check(self, guest: Guest) -> None:
         """Every guest will do."""
 
-    def control(self, stdio: Stdio) -> NullControl:
+    def control(self, guest: Guest, stdio: Stdio, pool: MemoryPool | None) -> NullControl:
         """See Program."""
-        del stdio
+        del guest, stdio, pool
         return NullControl()
 
     def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:

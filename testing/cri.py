@@ -148,11 +148,13 @@ class Cri:
         dns: Mapping[str, Sequence[str]] | None = None,
         cgroup_parent: str | None = None,
         sysctls: Mapping[str, str] | None = None,
+        resources: Mapping[str, Any] | None = None,
         deadline: float | None = None,
     ) -> Pod:
         """Run a pod sandbox and give it once it is ready.
 
-        `dns` has `servers`, `searches` and `options`. For `cgroup_parent` see Containerd.cgroup_parent.
+        `dns` has `servers`, `searches` and `options`, `resources` are fields of LinuxContainerResources, for all its
+        containers together. For `cgroup_parent` see Containerd.cgroup_parent.
         """
         uid = uid or str(uuid.uuid4())
         logs = self._logs / f"{namespace}_{name}_{uid}"
@@ -166,6 +168,7 @@ class Cri:
             "linux": {
                 "cgroup_parent": self._cgroup if cgroup_parent is None else cgroup_parent,
                 "sysctls": dict(sysctls or {}),
+                "resources": dict(resources or {}),
                 "security_context": {"namespace_options": _namespaces(host_network=host_network)},
             },
         }

@@ -55,6 +55,10 @@ class Config:
         least=-20, most=19,
     )  # fmt: skip
     default_memory: int = _key("bound on linear memory of a container that has none, 0 for 4 GiB", 0, unit="size")
+    node_memory: int = _key(
+        "bound on linear memory of all guests on threads together, 0 for nine tenths of the machine's memory", 0,
+        unit="size",
+    )  # fmt: skip
     lenient_limits: bool = _key("run containers whose limits this host's control groups cannot hold", False)
     compile_memory: int = _key("memory that compiling a module may take", 2 << 30, unit="size")
     compile_timeout: float = _key("time that compiling a module may take", 120.0, unit="duration", least=0.1)

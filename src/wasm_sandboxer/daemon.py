@@ -21,6 +21,7 @@ from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.task import Tools
 from wasm_sandboxer.core.workers import Workers
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Engine
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime.engine import CompileBounds, WasmtimeEngine, store_key
@@ -75,6 +76,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             workers=workers,
             publish=queue.add,
             groups=groups,
+            pool=MemoryPool("the node's", config.node_memory or _most_memory()),
             default_memory=config.default_memory,
         )
         sandboxer = Sandboxer(tools, Records(config.state / "records"))
@@ -159,6 +161,11 @@ def _lock(path: Path, taken: str, undo: ExitStack) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FailedPrecondition(taken) from None
+
+
+def _most_memory() -> int:
+    """What all guests may have if nobody says: the system and the daemon itself keep the rest."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 9 // 10
 
 
 def _group_name(config: Config) -> str:

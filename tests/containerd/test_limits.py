@@ -35,7 +35,7 @@ def node(store_root: Path) -> Iterator[tuple[Containerd, Daemon, str]]:
     folder = Path(tempfile.mkdtemp(prefix="wsl-", dir="/tmp"))
     containerd = Containerd({"wasm-sandboxer": folder / "s.sock"})
     with Daemon(folder, store_root, containerd=containerd.address) as daemon, containerd:
-        files = {f"{name}.wasm": example(name).read_bytes() for name in ("hello", "spin", "sleep")}
+        files = {f"{name}.wasm": example(name).read_bytes() for name in ("hello", "spin", "sleep", "memhog")}
         image = oci.build(folder / "image.tar", "localhost/limits:1", [files], entrypoint=["/hello.wasm"])
         yield containerd, daemon, containerd.import_image(image).reference
     shutil.rmtree(folder)
@@ -115,4 +115,42 @@ def test_limits_that_the_kernel_refuses_fail_the_create_with_words(node: tuple[C
     container = containerd.cri.create(pod, image, resources={"cpuset_cpus": "700-800"})
     with pytest.raises(grpc.RpcError, match="the kernel refuses the limits of container"):
         containerd.cri.start(container)
+    containerd.cri.remove_pod(pod)
+
+
+def test_a_pod_shares_a_pool_and_whoever_dies_of_it_was_oomkilled(node: tuple[Containerd, Daemon, str]) -> None:
+    containerd, daemon, image = node
+    pod = containerd.cri.run_pod("pool", resources={"memory_limit_in_bytes": 64 << 20})
+    own = {"memory_limit_in_bytes": 48 << 20}
+    hogs = [
+        containerd.cri.run(
+            pod, image, command=["/memhog.wasm", "24", "8", "hold"], resources=own, name=f"hog{number}"
+        )
+        for number in range(2)
+    ]
+    for hog in hogs:
+        containerd.cri.wait_output(hog, b"24 MiB")
+    greedy = containerd.cri.run(
+        pod, image, command=["/memhog.wasm", "40", "4", "abort"], resources=own, name="greedy"
+    )
+    end = containerd.cri.wait_exit(greedy)
+    assert (end.exit_code, end.reason) == (137, "OOMKilled")
+    assert b"refused at 12 MiB" in containerd.cri.output(greedy)
+    assert b"out of memory: more than" in containerd.cri.output(greedy, "stderr")
+    assert [containerd.cri.state(hog) for hog in hogs] == ["CONTAINER_RUNNING"] * 2
+    polite = containerd.cri.run(pod, image, command=["/memhog.wasm", "40", "4"], resources=own, name="polite")
+    end = containerd.cri.wait_exit(polite)
+    assert (end.exit_code, end.reason) == (3, "Error")  # it handled the refusal
+    containerd.cri.remove_pod(pod)
+
+
+def test_memory_limits_change_while_the_guest_runs(node: tuple[Containerd, Daemon, str]) -> None:
+    containerd, _, image = node
+    pod = containerd.cri.run_pod("resize")
+    resources = {"memory_limit_in_bytes": 8 << 20}
+    grower = containerd.cri.run(pod, image, command=["/sleep.wasm", "forever"], resources=resources)
+    refused = containerd.cri.exec_sync(grower, ["/memhog.wasm", "16", "2"])
+    assert (refused.exit_code, refused.stdout.splitlines()[-1]) == (3, b"refused at 6 MiB")
+    containerd.cri.update(grower, memory_limit_in_bytes=32 << 20)
+    assert containerd.cri.exec_sync(grower, ["/memhog.wasm", "16", "2"]).exit_code == 0
     containerd.cri.remove_pod(pod)

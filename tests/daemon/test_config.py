@@ -69,6 +69,7 @@ def test_every_key_can_be_set(file):
         workers = 2
         nice = 0
         default_memory = "64MiB"
+        node_memory = "2g"
         lenient_limits = true
         compile_memory = 1000000000
         compile_timeout = 30
@@ -88,6 +89,7 @@ def test_every_key_can_be_set(file):
         workers=2,
         nice=0,
         default_memory=64 << 20,
+        node_memory=2 << 30,
         lenient_limits=True,
         compile_memory=1_000_000_000,
         compile_timeout=30.0,

@@ -128,7 +128,7 @@ def test_random_text_is_no_trace(load: Callable[[bytes], None], words: list[str]
 def test_reading_a_files_outer_structure_is_no_trace(start: bytes, data: bytes) -> None:
     wasm.describe(start + data)
     wasm.looks_like_text(start + data)
-    for read in (wasm.kind_of, wasm.memories, interface_of):
+    for read in (wasm.kind_of, wasm.spaces, interface_of):
         with suppress(ModuleError):
             read(start + data)
 
@@ -139,7 +139,7 @@ def test_every_beginning_of_an_example_is_read_or_refused(name: str, length: flo
     data = example(name).read_bytes()
     beginning = data[: int(length * len(data))]
     with suppress(ModuleError):
-        assert len(wasm.memories(beginning)) <= len(wasm.memories(data))
+        assert len(wasm.spaces(beginning).memories) <= len(wasm.spaces(data).memories)
 
 
 def test_components_nested_without_end_are_refused() -> None:
@@ -147,7 +147,7 @@ def test_components_nested_without_end_are_refused() -> None:
     for _ in range(100):
         data = COMPONENT_PREAMBLE + section(4, data)
     with pytest.raises(ModuleError, match="components are nested more than 16 deep"):
-        wasm.memories(data)
+        wasm.spaces(data)
 
 
 # --- words

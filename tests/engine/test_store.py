@@ -24,14 +24,17 @@ from tests.support.modules import EMPTY, binary, heavy_module
 from wasm_sandboxer.engine.interface import Interface, Signature
 from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
-from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.wasm import Memory, Spaces
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine, store_key
 from wasm_sandboxer.engine.wasmtime.runtime import configuration
 from wasm_sandboxer.errors import FailedPrecondition, NotFound, Unavailable
 
 FACTS = Facts(
     kind=Kind.MODULE,
-    memories=(Memory(minimum=1, maximum=None, shared=False, is_64=True, imported=True),),
+    spaces=Spaces(
+        memories=(Memory(minimum=1, maximum=None, shared=False, is_64=True, imported=True),),
+        tables=(Memory(minimum=7, maximum=7, shared=False, is_64=False),),
+    ),
     interface=Interface(
         imports=(ImportItem(module="env", name="f", type="func ()"),),
         exports=(ExportItem(name="g", type="func (i32)"),),

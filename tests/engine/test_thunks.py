@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from wasm_sandboxer.engine.wasmtime import thunks
+from wasm_sandboxer.engine import pool
+from wasm_sandboxer.engine.wasmtime import memories, thunks
 
 THUNKS = {"on_epoch": thunks.ON_EPOCH, "transfer": thunks.TRANSFER, "wait": thunks.WAIT}
+ALL = {**THUNKS, "charge": pool.CHARGE, "release": pool.RELEASE, "get": memories.GET, "grow": memories.GROW}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,9 @@ def section(elf: bytes, name: bytes) -> bytes:
 
 @pytest.mark.usefixtures("assembler")
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("name", THUNKS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_listing_gives_its_bytes(name: str, machine: str, tmp_path: Path) -> None:
-    thunk = THUNKS[name][machine]
+    thunk = ALL[name][machine]
     assert assembled(machine, thunk.listing, tmp_path).hex() == thunk.code.hex()
 
 
@@ -82,4 +84,4 @@ def test_the_page_holds_exactly_the_code_of_this_machine() -> None:
 
 
 def test_every_thunk_is_there_for_every_machine() -> None:
-    assert {frozenset(group) for group in THUNKS.values()} == {frozenset({"x86_64", "aarch64"})}
+    assert {frozenset(group) for group in ALL.values()} == {frozenset({"x86_64", "aarch64"})}

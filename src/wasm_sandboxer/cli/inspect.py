@@ -39,7 +39,7 @@ def _describe(path: Path, program: Any) -> dict[str, Any]:
         "size": path.stat().st_size,
         "memories": [
             {"minimum": memory.minimum << 16, "maximum": None if memory.maximum is None else memory.maximum << 16}
-            for memory in program.memories
+            for memory in program.spaces.memories
             if not memory.imported
         ],
         "imports": imports,

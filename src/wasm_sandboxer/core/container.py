@@ -9,6 +9,7 @@ import dataclasses
 import signal
 from pathlib import Path
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Program
 from wasm_sandboxer.executor.protocol import Execution, Executor
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
@@ -28,6 +29,7 @@ class Container:
         executor: Executor,
         *,
         place: Place | None = None,
+        pool: MemoryPool | None = None,
     ) -> None:
         self.id = ident
         self.guest = guest
@@ -37,6 +39,7 @@ class Container:
         self._stdio = stdio
         self._executor = executor
         self._place = place
+        self._pool = pool
         self._execution: Execution | None = None
         self._signal = 0
         self._lock = asyncio.Lock()
@@ -64,7 +67,9 @@ class Container:
         async with self._lock:
             self.state.require("start", f"container {self.id}")
             try:
-                self._execution = self._executor.prepare(self._program, self.guest, self._stdio, self.id, self._place)
+                self._execution = self._executor.prepare(
+                    self._program, self.guest, self._stdio, self.id, self._place, self._pool
+                )
                 await self._execution.begin()
             except Exception as error:
                 self._set_stopped(Exit(code=128, reason=Reason.FAILED, message=str(error)))
@@ -111,6 +116,10 @@ class Container:
         if self.exit.done():
             return self.exit.result().peak_memory
         return self._execution.memory() if self._execution is not None else 0
+
+    def resident(self) -> int:
+        """Bytes of its linear memory that are in memory now."""
+        return self._execution.resident() if self._execution is not None and not self.exit.done() else 0
 
     def _stop(self, number: int) -> None:
         self._signal = self._signal or number

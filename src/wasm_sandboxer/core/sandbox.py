@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wasm_sandboxer.core.task import Task
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.linux.cgroup.protocol import Group
 
 
@@ -35,8 +36,10 @@ class SandboxRecord:
 class Sandbox:
     """A pod: READY from start to stop."""
 
-    def __init__(self, record: SandboxRecord) -> None:
+    def __init__(self, record: SandboxRecord, pool: MemoryPool) -> None:
+        """`pool` is what its containers may have together."""
         self.record = record
+        self.pool = pool
         self.tasks: dict[str, Task] = {}
         self.group: Group | None = None
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -23,6 +23,7 @@ from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
 from wasm_sandboxer.core.task import Request, Surroundings, Task, TaskProcess, Tools, dead_task, prepare
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
 from wasm_sandboxer.guest import Network
 from wasm_sandboxer.spec import SANDBOX_ID, Resources, Spec
@@ -50,7 +51,7 @@ class Sandboxer:
         self._require_not_ending()
         if key in self._sandboxes:
             raise AlreadyExists(f"sandbox {record.id} exists")
-        self._sandboxes[key] = Sandbox(record)
+        self._sandboxes[key] = self._new_sandbox(record)
 
     async def start_sandbox(self, namespace: str, ident: str) -> Sandbox:
         """Make it READY; raises FailedPrecondition for one that was stopped."""
@@ -205,6 +206,7 @@ class Sandboxer:
             prepared.streams.stdio,
             self._tools.executor,
             place=self._tools.groups.place(prepared.group),
+            pool=prepared.pool,
         )
         return Task(
             namespace=request.namespace,
@@ -216,6 +218,7 @@ class Sandboxer:
             undo=prepared.undo,
             guest=prepared.guest,
             group=prepared.group,
+            pool=prepared.pool,
             annotations=prepared.spec.annotations,
         )
 
@@ -244,10 +247,10 @@ class Sandboxer:
         if sandbox is None:
             return Surroundings()
         network = Network.NONE if sandbox.record.netns_path else Network.HOST
-        return Surroundings(network=network, group=sandbox.group)
+        return Surroundings(network=network, group=sandbox.group, pool=sandbox.pool)
 
     async def _recover_sandbox(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
-        self._sandboxes[namespace, ident] = Sandbox(SandboxRecord(**record))
+        self._sandboxes[namespace, ident] = self._new_sandbox(SandboxRecord(**record))
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         await self._tools.workers.run(unmount_all, root_of(Path(record["bundle"])))
@@ -259,6 +262,10 @@ class Sandboxer:
             sandbox.tasks[ident] = task
         details = {"id": ident, "pid": task.init.pid, "exit_status": 255, "exited_at": task.init.exited_at}
         self._tools.publish(Event(topic=Topic.EXIT, namespace=namespace, container=ident, details=details))
+
+    def _new_sandbox(self, record: SandboxRecord) -> Sandbox:
+        limit = Resources(**record.resources).memory
+        return Sandbox(record, MemoryPool("its pod's", limit, self._tools.pool))
 
     async def _make_group(self, sandbox: Sandbox) -> None:
         record = sandbox.record

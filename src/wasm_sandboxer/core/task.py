@@ -24,6 +24,7 @@ from wasm_sandboxer.core.events import Event, Topic
 from wasm_sandboxer.core.groups import Groups, limits_of
 from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.workers import Workers
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Engine, Program
 from wasm_sandboxer.errors import AlreadyExists, NotFound, WasmSandboxerError
 from wasm_sandboxer.executor.protocol import Executor
@@ -44,6 +45,7 @@ class Tools:
     workers: Workers
     publish: Callable[[Event], None]
     groups: Groups
+    pool: MemoryPool  # the node's: what all guests on threads may have together
     default_memory: int = 0
 
 
@@ -60,10 +62,11 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What a container's sandbox gives it: a network, and a group to be in (None: the daemon's own)."""
+    """What a container's sandbox gives it: a network, a group and a pool to be in (None: the daemon's own)."""
 
     network: Network = Network.NONE
     group: Group | None = None
+    pool: MemoryPool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class Prepared:
     program: Program
     streams: Streams
     group: Group | None
+    pool: MemoryPool
     undo: ExitStack
 
 
@@ -115,7 +119,9 @@ class Task:
     tools: Tools
     undo: ExitStack
     guest: Guest
+    pool: MemoryPool
     group: Group | None = None
+    oom_count: int = 0  # guests that died of a limit on memory
     annotations: Mapping[str, str] = field(default_factory=dict)
     execs: dict[str, TaskProcess] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -178,7 +184,8 @@ class Task:
             self.init.run.state.require("exec", f"container {self.id}")
             raise AlreadyExists(f"exec {exec_id} exists in container {self.id}")
         place = self.tools.groups.place(self.group)
-        run = Run(f"{self.id}/{exec_id}", program, guest, streams.stdio, self.tools.executor, place=place)
+        executor = self.tools.executor
+        run = Run(f"{self.id}/{exec_id}", program, guest, streams.stdio, executor, place=place, pool=self.pool)
         self.execs[exec_id] = TaskProcess(exec_id, run, streams)
         self._publish(Topic.EXEC_ADDED, exec_id=exec_id)
 
@@ -199,7 +206,7 @@ class Task:
         self._publish(Topic.RESUMED)
 
     async def update(self, resources: Resources) -> None:
-        """Change limits: CPU and threads at once; memory for execs to come, since the engine fixes a guest's."""
+        """Change limits, at once. Memory that guests have already is not taken from them: they get no more."""
         self.init.run.state.require("update", f"container {self.id}")
         if self.group is not None:
             try:
@@ -207,6 +214,7 @@ class Task:
             except OSError as error:
                 raise WasmSandboxerError(f"the kernel refuses the limits of container {self.id}: {error}") from None
         if resources.memory is not None:
+            self.pool.limit = resources.memory
             limits = dataclasses.replace(self.guest.limits, memory=resources.memory)
             self.guest = dataclasses.replace(self.guest, limits=limits)
 
@@ -287,8 +295,10 @@ class Task:
 
     def _tell(self, process: TaskProcess) -> None:
         end = process.run.exit.result()
-        if end.reason is Reason.OUT_OF_MEMORY and process is self.init:
-            self._publish(Topic.OOM)
+        if end.reason is Reason.OUT_OF_MEMORY:
+            self.oom_count += 1
+            if process is self.init:
+                self._publish(Topic.OOM)
         process.exited.set_result(end)
         _log.info(
             "container %s%s ended: %s with code %d%s",
@@ -336,7 +346,15 @@ def prepare(
         group = tools.groups.container(around.group, request.id, limits_of(spec.resources))
         if group is not None:
             undo.callback(tools.groups.remove, group)
-        return Prepared(spec=spec, guest=guest, program=program, streams=streams, group=group, undo=undo.pop_all())
+        return Prepared(
+            spec=spec,
+            guest=guest,
+            program=program,
+            streams=streams,
+            group=group,
+            pool=MemoryPool("its", guest.limits.memory, around.pool or tools.pool),
+            undo=undo.pop_all(),
+        )
 
 
 def dead_task(namespace: str, ident: str, record: Mapping[str, Any], tools: Tools) -> Task:
@@ -348,7 +366,9 @@ def dead_task(namespace: str, ident: str, record: Mapping[str, Any], tools: Tool
     process.exited_at = time.time()
     process.exited.set_result(end)
     guest = Guest(module=Path(), argv=("",))
-    return Task(namespace, ident, Path(record["bundle"]), record["sandbox"], process, tools, ExitStack(), guest)
+    pool = MemoryPool("its", None, tools.pool)
+    bundle = Path(record["bundle"])
+    return Task(namespace, ident, bundle, record["sandbox"], process, tools, ExitStack(), guest, pool)
 
 
 class ClosedStreams(Streams):

@@ -24,9 +24,6 @@ _VALUES = {
     0x69: "exnref",
 }  # fmt: skip
 _NULLABLE_REFERENCE, _REFERENCE = 0x63, 0x64
-# Instructions of a constant expression: how many numbers follow each.
-_CONSTANTS = {0x41: 1, 0x42: 1, 0x23: 1, 0xD2: 1, 0x6A: 0, 0x6B: 0, 0x6C: 0, 0x7C: 0, 0x7D: 0, 0x7E: 0}
-_GC_CONSTANTS = {0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 26: 0, 27: 0, 28: 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +116,7 @@ class _Parser:
                 reader.take(2)
             self._external(reader, _TABLE)
             if has_value:
-                self._skip_expression(reader)
+                reader.skip_expression()
 
     def _memory_section(self, reader: Reader) -> None:
         for _ in range(reader.number()):
@@ -132,7 +129,7 @@ class _Parser:
     def _global_section(self, reader: Reader) -> None:
         for _ in range(reader.number()):
             self._external(reader, _GLOBAL)
-            self._skip_expression(reader)
+            reader.skip_expression()
 
     def _export_section(self, reader: Reader) -> None:
         for _ in range(reader.number()):
@@ -206,25 +203,6 @@ class _Parser:
             return str(reader.number())
         name = _VALUES[reader.byte()].removesuffix("ref")
         return "none" if name == "null" else name.replace("null", "no")
-
-    def _skip_expression(self, reader: Reader) -> None:
-        while (code := reader.byte()) != 0x0B:
-            match code:
-                case 0x43:
-                    reader.take(4)
-                case 0x44:
-                    reader.take(8)
-                case 0xD0:
-                    self._heap_type(reader)
-                case 0xFD:
-                    reader.number()
-                    reader.take(16)
-                case 0xFB:
-                    for _ in range(_GC_CONSTANTS[reader.number()]):
-                        reader.number()
-                case _:
-                    for _ in range(_CONSTANTS[code]):
-                        reader.number()
 
 
 def _memory_text(memory: Memory) -> str:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.guest import Exit, Guest, Stdio
 
 
@@ -51,7 +52,10 @@ class Control(Protocol):
         """Let a paused guest go on."""
 
     def memory(self) -> int:
-        """Bytes of linear memory the guest has now; 0 where that is not known."""
+        """Bytes of linear memory and tables the guest has now; 0 where that is not known."""
+
+    def resident(self) -> int:
+        """Bytes of its linear memory that are in memory now; 0 where that is not known."""
 
     def close(self) -> None:
         """Free what the control holds; only once the guest has ended."""
@@ -82,8 +86,11 @@ class Program(Protocol):
     def check(self, guest: Guest) -> None:
         """Raise ModuleError if the guest could not start: a missing import or function, wrong arguments."""
 
-    def control(self, stdio: Stdio) -> Control:
-        """A control for a guest to come that uses these descriptors."""
+    def control(self, guest: Guest, stdio: Stdio, pool: MemoryPool | None) -> Control:
+        """A control for a guest to come that uses these descriptors; its memory is charged to `pool`.
+
+        Without a pool it has what its own limit says.
+        """
 
     def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """Run the guest to its end on the calling thread; `ready` is called once its instance is made.

@@ -28,7 +28,7 @@ from typing import Any
 
 from wasm_sandboxer.engine.interface import Interface
 from wasm_sandboxer.engine.protocol import Kind
-from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.errors import FailedPrecondition, NotFound, Unavailable
 
 DEFAULT_CAPACITY = 4 << 30
@@ -42,7 +42,7 @@ class Facts:
     """What is known of a compiled module besides its code."""
 
     kind: Kind
-    memories: tuple[Memory, ...]
+    spaces: Spaces
     interface: Interface | None  # None for a component, whose types the engine tells
     source: str  # the name it had when it was compiled, for people
     source_size: int
@@ -322,9 +322,9 @@ def _is_same(path: Path, fd: int) -> bool:
 
 def _facts(index: dict[str, Any]) -> Facts:
     facts = index["facts"]
-    memories = tuple(Memory(**memory) for memory in facts["memories"])
     interface = None if facts["interface"] is None else Interface.from_json(facts["interface"])
-    return Facts(**{**facts, "kind": Kind(facts["kind"]), "memories": memories, "interface": interface})
+    read = {"kind": Kind(facts["kind"]), "spaces": Spaces.from_json(facts["spaces"]), "interface": interface}
+    return Facts(**{**facts, **read})
 
 
 def _entry(index_path: Path) -> Entry | None:

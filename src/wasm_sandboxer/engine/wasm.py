@@ -8,6 +8,7 @@ Source: WebAssembly core specification, binary format; component-model Binary.md
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.errors import ModuleError
@@ -16,7 +17,11 @@ MAGIC = b"\0asm"
 PAGE = 64 << 10
 _MODULE_VERSION = b"\x01\x00\x00\x00"
 _COMPONENT_LAYER = b"\x01\x00"  # the second half of the preamble's version word
-_IMPORT_SECTION, _MEMORY_SECTION = 2, 5
+_IMPORT_SECTION, _TABLE_SECTION, _MEMORY_SECTION = 2, 4, 5
+_TABLE, _MEMORY = 1, 2  # kinds of imports
+# Instructions of a constant expression: how many numbers follow each. A heap type reads as a number, too.
+_CONSTANTS = {0x41: 1, 0x42: 1, 0x23: 1, 0xD2: 1, 0xD0: 1, 0x6A: 0, 0x6B: 0, 0x6C: 0, 0x7C: 0, 0x7D: 0, 0x7E: 0}
+_GC_CONSTANTS = {0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 26: 0, 27: 0, 28: 0}
 _CORE_MODULE_SECTION, _COMPONENT_SECTION = 1, 4  # inside a component
 _MAX_NESTING = 16
 
@@ -43,13 +48,29 @@ _LOOKS_LIKE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """A linear memory that a module declares or imports; sizes in pages of 64 KiB, maximum None if unbounded."""
+    """A linear memory that a module declares or imports; sizes in pages of 64 KiB, maximum None if unbounded.
+
+    A table's limits look the same, in elements.
+    """
 
     minimum: int
     maximum: int | None
     shared: bool
     is_64: bool
     imported: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spaces:
+    """The linear memories and tables of a module, or of all modules of a component, in their order."""
+
+    memories: tuple[Memory, ...] = ()
+    tables: tuple[Memory, ...] = ()
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Spaces":
+        """What dataclasses.asdict and JSON made of one."""
+        return cls(**{name: tuple(Memory(**limits) for limits in found[name]) for name in ("memories", "tables")})
 
 
 def describe(data: bytes) -> str:
@@ -89,31 +110,38 @@ def kind_of(data: bytes) -> Kind:
     raise ModuleError(f"WebAssembly of an unknown version ({version:#x}); version 1 and components are known")
 
 
-def memories(data: bytes) -> tuple[Memory, ...]:
-    """All memories that a binary declares or imports, those of core modules inside a component included.
+def spaces(data: bytes) -> Spaces:
+    """What a binary declares or imports, the core modules inside a component included.
 
     Raises ModuleError for a structure that is cut short; code is not looked at.
     """
     try:
-        return tuple(_memories(data, 0))
-    except (IndexError, UnicodeDecodeError):
+        declared = list(_spaces(data, 0))
+    except (IndexError, KeyError, UnicodeDecodeError):
         raise ModuleError("the file is cut short or damaged: a section runs past its end") from None
+    return Spaces(
+        memories=tuple(limits for kind, limits in declared if kind == _MEMORY),
+        tables=tuple(limits for kind, limits in declared if kind == _TABLE),
+    )
 
 
-def _memories(data: bytes, depth: int) -> Iterator[Memory]:
+def _spaces(data: bytes, depth: int) -> Iterator[tuple[int, Memory]]:
     if depth > _MAX_NESTING:
         raise ModuleError(f"components are nested more than {_MAX_NESTING} deep")
     nested = (_CORE_MODULE_SECTION, _COMPONENT_SECTION) if kind_of(data) is Kind.COMPONENT else ()
     for number, body in sections(data):
         if number in nested:
-            yield from _memories(body, depth + 1)
+            yield from _spaces(body, depth + 1)
         elif nested:
             continue
         elif number == _MEMORY_SECTION:
             reader = Reader(body)
-            yield from [reader.memory() for _ in range(reader.number())]
+            yield from [(_MEMORY, reader.memory()) for _ in range(reader.number())]
+        elif number == _TABLE_SECTION:
+            reader = Reader(body)
+            yield from [(_TABLE, reader.table()) for _ in range(reader.number())]
         elif number == _IMPORT_SECTION:
-            yield from _imported_memories(Reader(body))
+            yield from _imported(Reader(body))
 
 
 def sections(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -124,13 +152,16 @@ def sections(data: bytes) -> Iterator[tuple[int, bytes]]:
         yield number, reader.take(reader.number())
 
 
-def _imported_memories(reader: "Reader") -> Iterator[Memory]:
+def _imported(reader: "Reader") -> Iterator[tuple[int, Memory]]:
     for _ in range(reader.number()):
         reader.take(reader.number())
         reader.take(reader.number())
         kind = reader.byte()
-        if kind == 2:
-            yield reader.memory(imported=True)
+        if kind == _MEMORY:
+            yield kind, reader.memory(imported=True)
+        elif kind == _TABLE:
+            reader.skip_type()
+            yield kind, reader.memory(imported=True)
         elif not reader.skip_import(kind):
             return  # a kind that a later proposal adds: the engine will say
 
@@ -189,18 +220,47 @@ class Reader:
         shared, is_64 = bool(flags & 2), bool(flags & 4)
         return Memory(minimum=minimum, maximum=maximum, shared=shared, is_64=is_64, imported=imported)
 
+    def table(self) -> Memory:
+        """A table's type, and past what its elements are at first."""
+        has_value = self.peek() == 0x40
+        if has_value:
+            self.take(2)
+        self.skip_type()
+        limits = self.memory()
+        if has_value:
+            self.skip_expression()
+        return limits
+
+    def skip_type(self) -> None:
+        """Pass over a value's or reference's type."""
+        if self.byte() in (0x63, 0x64):
+            self.number()
+
+    def skip_expression(self) -> None:
+        """Pass over a constant expression; raises KeyError for an instruction that none has."""
+        while (code := self.byte()) != 0x0B:
+            match code:
+                case 0x43:
+                    self.take(4)
+                case 0x44:
+                    self.take(8)
+                case 0xFD:
+                    self.number()
+                    self.take(16)
+                case 0xFB:
+                    for _ in range(_GC_CONSTANTS[self.number()]):
+                        self.number()
+                case _:
+                    for _ in range(_CONSTANTS[code]):
+                        self.number()
+
     def skip_import(self, kind: int) -> bool:
         """Pass over an import's type; False if the kind is not known."""
         match kind:
             case 0:  # function: type index
                 self.number()
-            case 1:  # table: reference type, limits
-                if self.byte() in (0x63, 0x64):
-                    self.number()
-                self.memory()
             case 3:  # global: value type, mutability
-                if self.byte() in (0x63, 0x64):
-                    self.number()
+                self.skip_type()
                 self.byte()
             case 4:  # tag: attribute, type index
                 self.byte()

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Protocol
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Program
 from wasm_sandboxer.guest import Exit, Guest, Stdio
 from wasm_sandboxer.linux.cgroup.protocol import Place
@@ -35,14 +36,23 @@ class Execution(Protocol):
     def memory(self) -> int:
         """Bytes of linear memory the guest has now, as far as that is known while it runs."""
 
+    def resident(self) -> int:
+        """Bytes of it that are in memory now."""
+
 
 class Executor(Protocol):
     """Starts guests one way: on threads, in processes."""
 
     def prepare(
-        self, program: Program, guest: Guest, stdio: Stdio, name: str, place: Place | None = None
+        self,
+        program: Program,
+        guest: Guest,
+        stdio: Stdio,
+        name: str,
+        place: Place | None = None,
+        pool: MemoryPool | None = None,
     ) -> Execution:
         """The guest, not begun: whoever begins it can stop it meanwhile. `name` is for ps.
 
-        `place` is where it runs from its first instruction to its last.
+        `place` is where it runs from its first instruction to its last, `pool` what its memory is charged to.
         """

@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, Program
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
@@ -22,7 +23,9 @@ from wasm_sandboxer.linux.cgroup.protocol import Place
 
 # Address space per thread: the engine's Wasm stack (512 KiB) and as much again for host calls, with room.
 STACK_SIZE = 2 << 20
-WAKE_SIGNAL = signal.SIGRTMIN + 5
+# Nobody else sends it as a rule, and unlike a real-time signal it is never queued: those of all the user's processes
+# together are limited (RLIMIT_SIGPENDING), and beyond that none can be sent.
+WAKE_SIGNAL = signal.SIGURG
 # Not blocked: faults, which the engine turns into traps, and SIGPIPE, which a command lets end it.
 _THREAD_DIRECTED = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGPIPE,
@@ -44,17 +47,31 @@ class ThreadExecutor:
         signal.signal(WAKE_SIGNAL, lambda *_: None)
 
     def prepare(
-        self, program: Program, guest: Guest, stdio: Stdio, name: str, place: Place | None = None
+        self,
+        program: Program,
+        guest: Guest,
+        stdio: Stdio,
+        name: str,
+        place: Place | None = None,
+        pool: MemoryPool | None = None,
     ) -> "ThreadExecution":
         """See Executor."""
-        return ThreadExecution(program, guest, stdio, name, place, self._nice)
+        control = program.control(guest, stdio, pool)
+        return ThreadExecution(program, guest, stdio, name, control, place, self._nice)
 
 
 class ThreadExecution:
     """A guest on a thread; see Execution."""
 
     def __init__(
-        self, program: Program, guest: Guest, stdio: Stdio, name: str, place: Place | None, nice: int | None
+        self,
+        program: Program,
+        guest: Guest,
+        stdio: Stdio,
+        name: str,
+        control: Control,
+        place: Place | None,
+        nice: int | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._program = program
@@ -63,7 +80,7 @@ class ThreadExecution:
         self._name = name
         self._place = place
         self._nice = nice
-        self._control: Control = program.control(stdio)
+        self._control = control
         self._began: asyncio.Future[None] = self._loop.create_future()
         self._cpu_clock = 0
         self._stopped_at = 0.0
@@ -111,6 +128,10 @@ class ThreadExecution:
     def memory(self) -> int:
         """See Execution."""
         return self._control.memory()
+
+    def resident(self) -> int:
+        """See Execution."""
+        return self._control.resident()
 
     # ---- on the guest's thread ----
 

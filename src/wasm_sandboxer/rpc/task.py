@@ -113,7 +113,7 @@ class Task:
 
     @to_the_end
     async def Update(self, request: pb.UpdateTaskRequest, context: Context) -> Empty:
-        """Change limits: CPU and threads at once, memory for what is started from now on."""
+        """Change limits, at once."""
         if request.resources.type_url and not typeurl.holds(request.resources, typeurl.LINUX_RESOURCES):
             raise InvalidArgument(f"container {request.id}: {request.resources.type_url!r} are no Linux resources")
         task = self._task(request, context)

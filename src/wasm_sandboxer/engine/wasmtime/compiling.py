@@ -12,7 +12,7 @@ import wasmtime
 from wasm_sandboxer.engine import wasm
 from wasm_sandboxer.engine.interface import Interface, interface_of
 from wasm_sandboxer.engine.protocol import Kind
-from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime.runtime import configuration
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.forking.jobs import Jobs
@@ -26,7 +26,7 @@ class Compiled:
     """What the child found out about the module it compiled."""
 
     kind: Kind
-    memories: tuple[Memory, ...]
+    spaces: Spaces
     interface: Interface | None
     seconds: float
 
@@ -41,8 +41,8 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
     try:
         binary = _translate(source) if wasm.looks_like_text(source) else source
         kind = wasm.kind_of(binary)
-        memories = wasm.memories(binary)
-        if any(memory.shared for memory in memories):
+        spaces = wasm.spaces(binary)
+        if any(memory.shared for memory in spaces.memories):
             return _refusal("it uses shared memory (threads), which is not offered here")
         engine = wasmtime.Engine(configuration())
         code = _load(engine, kind, binary).serialize()
@@ -54,7 +54,7 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
     view = memoryview(code)
     while view:
         view = view[os.write(target, view) :]
-    compiled = Compiled(kind=kind, memories=memories, interface=interface, seconds=time.perf_counter() - begun)
+    compiled = Compiled(kind=kind, spaces=spaces, interface=interface, seconds=time.perf_counter() - begun)
     return json.dumps(asdict(compiled)).encode()
 
 
@@ -74,7 +74,7 @@ def read_answer(answer: bytes) -> Compiled:
     interface = found["interface"]
     return Compiled(
         kind=Kind(found["kind"]),
-        memories=tuple(Memory(**memory) for memory in found["memories"]),
+        spaces=Spaces.from_json(found["spaces"]),
         interface=Interface.from_json(interface) if interface else None,
         seconds=found["seconds"],
     )

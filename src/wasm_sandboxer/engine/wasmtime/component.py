@@ -6,6 +6,7 @@ Wasm. Whoever needs it dead at once runs it in a process.
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from typing import Any
 import wasmtime
 from wasmtime import component as api
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
-from wasm_sandboxer.engine.wasm import Memory
+from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime import binding, component_values, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
-from wasm_sandboxer.engine.wasmtime.limits import bound, check_memory
+from wasm_sandboxer.engine.wasmtime.holding import held
+from wasm_sandboxer.engine.wasmtime.limits import check_memory
 from wasm_sandboxer.engine.wasmtime.missing import hint
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
 from wasm_sandboxer.errors import ModuleError
@@ -38,9 +41,9 @@ class ComponentProgram:
 
     kind = Kind.COMPONENT
 
-    def __init__(self, runtime: Runtime, component: api.Component, digest: str, memories: tuple[Memory, ...]) -> None:
+    def __init__(self, runtime: Runtime, component: api.Component, digest: str, spaces: Spaces) -> None:
         self.digest = digest
-        self.memories = memories
+        self.spaces = spaces
         self._runtime = runtime
         self._component = component
         ty = component.type
@@ -88,22 +91,20 @@ class ComponentProgram:
         for name, item in self._imports.items():
             if isinstance(item, _NEEDED) and not self._is_offered(name, guest.network):
                 raise ModuleError(f"missing import {name}: {hint(ImportItem(module=name, name='', type=''))}")
-        check_memory(self.memories, guest.limits)
+        check_memory(self.spaces, guest.limits)
         if guest.function is not None:
             component_values.parse_arguments(guest.function, self._function_type(guest.function), guest.argv[1:])
         elif self._command is None:
             raise ModuleError(f"it exports no wasi:cli/run{self._what_it_exports()}")
 
-    def control(self, stdio: Stdio) -> CellControl:
+    def control(self, guest: Guest, stdio: Stdio, pool: MemoryPool | None) -> CellControl:
         """See Program."""
-        return CellControl(self._runtime, stdio)
+        return CellControl(self._runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
     def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
-        with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
-            bound(store, self.memories, guest.limits)
-            control.guard(store)
+        with held(self._runtime, self.spaces, guest, control) as store:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest, stdio)))
             linker = self._runtime.component_linker(http=guest.network is Network.HOST)
@@ -113,11 +114,12 @@ class ComponentProgram:
             try:
                 instance = _instantiate(linker, store, self._component)
                 ready()
-                return Exit(code=self._call(store, instance, guest, stdio), reason=Reason.EXITED)
+                end = Exit(code=self._call(store, instance, guest, stdio), reason=Reason.EXITED)
             except EngineError as error:
                 if instance is None and error.exit_status is None and not control.stopped:
                     raise ModuleError(f"its instance could not be made: {error.first_line}") from None
-                return traps.exit_of(error, stopped=control.stopped)
+                end = traps.exit_of(error, control)
+            return dataclasses.replace(end, peak_memory=control.memory())
 
     def _is_offered(self, name: str, network: Network) -> bool:
         with_network = network is Network.HOST and _OFFERED_WITH_NETWORK.fullmatch(name)

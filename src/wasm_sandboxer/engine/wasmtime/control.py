@@ -4,12 +4,13 @@ import ctypes
 import select
 import struct
 import threading
-from collections.abc import Callable
 
 import wasmtime
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasmtime import thunks
 from wasm_sandboxer.engine.wasmtime.binding import NO_FINALIZER, delete_error, ffi, new_stop_error
+from wasm_sandboxer.engine.wasmtime.memories import GuestMemories
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.guest import Stdio
 from wasm_sandboxer.linux import syscall
@@ -24,12 +25,13 @@ class CellControl:
     machines do whole, and before the epoch is bumped, which is a barrier.
     """
 
-    def __init__(self, runtime: Runtime, stdio: Stdio) -> None:
+    def __init__(self, runtime: Runtime, stdio: Stdio, pool: MemoryPool) -> None:
+        """`pool` is the guest's own."""
+        self.memories = GuestMemories(pool)
         self._runtime = runtime
         self._lock = threading.Lock()
         self._closed = False
         self._paused = False
-        self._measure: Callable[[], int] | None = None
         self.stopped = False
         self._cell = (ctypes.c_uint64 * (thunks.CELL_SIZE // _WORD))()
         self.address = ctypes.addressof(self._cell)
@@ -76,15 +78,13 @@ class CellControl:
             if not self._closed:
                 self._release()
 
-    def watch(self, measure: Callable[[], int] | None) -> None:
-        """Say how much memory the guest has, from when its store can be asked until just before it goes."""
-        with self._lock:
-            self._measure = measure
-
     def memory(self) -> int:
         """See Control."""
-        with self._lock:
-            return self._measure() if self._measure is not None else 0
+        return self.memories.pool.used
+
+    def resident(self) -> int:
+        """See Control."""
+        return self.memories.resident()
 
     def close(self) -> None:
         """See Control."""

@@ -90,7 +90,7 @@ class WasmtimeEngine:
         held = self._held(hashlib.sha256(_WARM_UP).hexdigest(), _WARM_UP, "warm-up.wat")
         program = self._program("warm-up", held)
         guest, stdio = Guest(module=Path("warm-up"), argv=("warm-up",)), Stdio()
-        control = program.control(stdio)
+        control = program.control(guest, stdio, None)
         program.run(guest, stdio, control, lambda: None)
         control.close()
         held.close()
@@ -161,7 +161,7 @@ class WasmtimeEngine:
             from wasm_sandboxer.engine.wasmtime.component import ComponentProgram  # noqa: PLC0415  # start-up time
 
             component = self.runtime.load_component(held.path)
-            return ComponentProgram(self.runtime, component, digest, facts.memories)
+            return ComponentProgram(self.runtime, component, digest, facts.spaces)
         return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, facts)
 
     def _held(
@@ -188,7 +188,7 @@ class WasmtimeEngine:
             compiled = compiling.read_answer(answer)
             facts = Facts(
                 kind=compiled.kind,
-                memories=compiled.memories,
+                spaces=compiled.spaces,
                 interface=compiled.interface,
                 source=name,
                 source_size=len(source),

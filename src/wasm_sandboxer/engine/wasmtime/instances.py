@@ -61,17 +61,6 @@ class Instances:
         """What the guest gave to proc_exit; None if it did not call it."""
         return self._global(b"exit_code") & 0xFFFFFFFF if self._global(b"exited") else None
 
-    def memory_size(self) -> int:
-        """Bytes of the guest's memory; at the end its peak too, since a linear memory never shrinks.
-
-        Other threads may ask while the guest runs, as long as the store lives: the engine keeps the length in
-        an atomic word, and nothing else that changes is read on the way there.
-        """
-        if self.memory is None:
-            return 0
-        size: int = ffi.wasmtime_memory_data_size(self.context, ctypes.byref(self.memory.of.memory))
-        return size
-
     def _global(self, name: bytes) -> int:
         item = binding.instance_export(self.context, self.trampoline, name)
         value = ffi.wasmtime_val_t()

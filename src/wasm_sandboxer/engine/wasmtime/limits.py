@@ -1,43 +1,52 @@
-"""The bounds a store holds its guest to."""
+"""The bounds a store holds its guest to, and what of it is charged to the guest's pool besides linear memory."""
 
 import wasmtime
 
-from wasm_sandboxer.engine.wasm import PAGE, Memory
+from wasm_sandboxer.engine.wasm import PAGE, Memory, Spaces
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.guest import Limits
 from wasm_sandboxer.units import format_size
 
-_ALL_OF_32_BITS = 1 << 32
+_ELEMENT = 8  # bytes of the host's for each element of a table
+_TABLE_GROWTH = 1 << 16  # elements that a table may have beyond those of the module's largest at the start
 
 
-def check_memory(memories: tuple[Memory, ...], limits: Limits) -> None:
-    """Raise ModuleError if the module's memories at their least are more than the guest may have."""
-    at_least = [memory.minimum * PAGE for memory in _own(memories)]
-    needed = max(at_least, default=0) * len(at_least)
-    if needed > _limit(limits):
+def check_memory(spaces: Spaces, limits: Limits) -> None:
+    """Raise ModuleError if the module's memories and tables at their least are more than the guest may have."""
+    if limits.memory is None:
+        return
+    needed = sum(memory.minimum * PAGE for memory in _own(spaces.memories)) + table_memory(spaces, limits)
+    if needed > limits.memory:
         raise ModuleError(
-            f"it needs {format_size(needed)} of memory to start, and its limit is {format_size(_limit(limits))}"
+            f"it needs {format_size(needed)} of memory to start, and its limit is {format_size(limits.memory)}"
         )
 
 
-def bound(store: wasmtime.Store, memories: tuple[Memory, ...], limits: Limits) -> None:
+def bound(store: wasmtime.Store, spaces: Spaces, limits: Limits) -> None:
     """Set the store's limits; on the guest's thread, before anything is instantiated.
 
-    The engine holds each memory by itself to its bound, so a module's several get equal parts of the limit.
+    Linear memory is not among them: the guest's pool bounds it.
     """
     store.set_limits(
-        memory_size=_limit(limits) // max(len(_own(memories)), 1),
-        table_elements=limits.table_elements,
+        table_elements=_most_elements(spaces, limits),
         instances=limits.instances,
         tables=limits.tables,
         memories=limits.memories,
     )
 
 
-def _own(memories: tuple[Memory, ...]) -> list[Memory]:
+def table_memory(spaces: Spaces, limits: Limits) -> int:
+    """Bytes that the guest's tables may come to: charged at the start, since nobody is told when a table grows."""
+    most = _most_elements(spaces, limits)
+    elements = (most if table.maximum is None else min(table.maximum, most) for table in _own(spaces.tables))
+    return sum(elements) * _ELEMENT
+
+
+def _most_elements(spaces: Spaces, limits: Limits) -> int:
+    largest = max((table.minimum for table in _own(spaces.tables)), default=0)
+    return min(limits.table_elements, largest + _TABLE_GROWTH)
+
+
+def _own(declared: tuple[Memory, ...]) -> list[Memory]:
     """Those that the module makes itself: inside a component one is made once and imported by others."""
-    return [memory for memory in memories if not memory.imported]
-
-
-def _limit(limits: Limits) -> int:
-    return _ALL_OF_32_BITS if limits.memory is None else limits.memory
+    return [limits for limits in declared if not limits.imported]

@@ -7,13 +7,15 @@ from typing import Any
 
 import wasmtime
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
 from wasm_sandboxer.engine.store import Facts
 from wasm_sandboxer.engine.wasmtime import binding, traps, values, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
+from wasm_sandboxer.engine.wasmtime.holding import held
 from wasm_sandboxer.engine.wasmtime.instances import Import, Instances, instantiate
-from wasm_sandboxer.engine.wasmtime.limits import bound, check_memory
+from wasm_sandboxer.engine.wasmtime.limits import check_memory
 from wasm_sandboxer.engine.wasmtime.missing import describe_missing
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
 from wasm_sandboxer.errors import ModuleError
@@ -31,7 +33,7 @@ class CoreProgram:
     def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, facts: Facts) -> None:
         assert facts.interface is not None  # a component has none
         self.digest = digest
-        self.memories = facts.memories
+        self.spaces = facts.spaces
         self.imports: tuple[ImportItem, ...] = facts.interface.imports
         self.exports: tuple[ExportItem, ...] = facts.interface.exports
         self._functions = facts.interface.functions
@@ -58,39 +60,34 @@ class CoreProgram:
         """See Program."""
         if self._missing:
             raise ModuleError(self._missing)
-        check_memory(self.memories, guest.limits)
+        check_memory(self.spaces, guest.limits)
         self._entry(guest)
 
-    def control(self, stdio: Stdio) -> CellControl:
+    def control(self, guest: Guest, stdio: Stdio, pool: MemoryPool | None) -> CellControl:
         """See Program."""
-        return CellControl(self._runtime, stdio)
+        return CellControl(self._runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
     def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
         name, arguments = self._entry(guest)
-        with contextlib.closing(wasmtime.Store(self._runtime.engine)) as store:
+        with held(self._runtime, self.spaces, guest, control) as store:
             context = store_context(store)
-            bound(store, self.memories, guest.limits)
-            control.guard(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
             try:
                 made = instantiate(self._runtime, context, self._module, self._imports, control, stdio)
             except EngineError as error:
                 if error.exit_status is None and not (error.trap or control.stopped):
                     raise ModuleError(f"its instance could not be made: {error.first_line}") from None
-                return traps.exit_of(error, stopped=control.stopped)
-            control.watch(made.memory_size)
+                return traps.exit_of(error, control)
             ready()
             try:
                 self._enter(made, name, arguments, stdio.stdout)
                 end = Exit(code=0, reason=Reason.EXITED)
             except EngineError as error:
                 error.exit_status = made.exit_code()
-                end = traps.exit_of(error, stopped=control.stopped)
-            finally:
-                control.watch(None)
-            return dataclasses.replace(end, peak_memory=made.memory_size())
+                end = traps.exit_of(error, control)
+            return dataclasses.replace(end, peak_memory=control.memory())
 
     def _find_missing(self) -> str:
         try:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import wasmtime
 
 from wasm_sandboxer.engine.wasmtime import binding, thunks
+from wasm_sandboxer.engine.wasmtime.binding import ffi
+from wasm_sandboxer.engine.wasmtime.memories import Memories
 
 if TYPE_CHECKING:
     from wasmtime.component import Component, Linker
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 MAX_WASM_STACK = 512 << 10  # bytes of native stack for Wasm frames; wasmtime's own default
 
 # What the compiled code depends on; part of the module store's key. Change it with `configuration()`.
-CONFIGURATION = f"epoch,stack={MAX_WASM_STACK}"
+CONFIGURATION = f"epoch,stack={MAX_WASM_STACK},own-memories"
 
 
 def configuration() -> wasmtime.Config:
@@ -27,6 +29,7 @@ def configuration() -> wasmtime.Config:
     config.epoch_interruption = True
     config.shared_memory = False  # it would not be bounded by a store's limits
     config.max_wasm_stack = MAX_WASM_STACK
+    ffi.wasmtime_config_memory_init_cow_set(config.ptr(), False)  # memories are ours: memories.py
     return config
 
 
@@ -35,7 +38,10 @@ class Runtime:
 
     def __init__(self, assemble: Callable[["Runtime", str], wasmtime.Module] | None = None) -> None:
         """Make the engine; `assemble` compiles a module of ours by name (default: here and now)."""
-        self.engine = wasmtime.Engine(configuration())
+        self.memories = Memories()
+        config = configuration()
+        self.memories.serve(config)
+        self.engine = wasmtime.Engine(config)
         assemble = assemble or _assemble_here
         self.trampoline = assemble(self, "trampoline")
         self.shim = assemble(self, "shim")

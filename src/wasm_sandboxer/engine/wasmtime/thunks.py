@@ -1,9 +1,8 @@
 """Three callbacks in machine code, so that a guest's thread never takes the GIL.
 
 A guest's thread that held the GIL when its cgroup's quota ran out would stop the whole daemon until the next
-period. A ctypes callback takes the GIL; these few instructions do not. They are position-independent, touch
-only their arguments and the guest's cell, and live in one page that is never writable and executable at once.
-A test assembles the listings again and compares.
+period. A ctypes callback takes the GIL; these few instructions do not. They touch only their arguments and the
+guest's cell.
 
 on_epoch(context, cell, *delta, *kind) -> error or NULL
     Called by the engine in a store whose epoch deadline has passed (wasmtime_store_epoch_deadline_callback).
@@ -22,22 +21,9 @@ wait(cell, caller, values, count) -> NULL
     events, 0 when the time has come, or a negative errno: -EINTR whenever a signal arrives.
 """
 
-import ctypes
 import functools
-import mmap
-import platform
-from dataclasses import dataclass
 
-from wasm_sandboxer.linux import syscall
-
-
-@dataclass(frozen=True)
-class Thunk:
-    """A callback: its listing and its bytes, for one machine."""
-
-    listing: str
-    code: bytes
-
+from wasm_sandboxer.linux.machine_code import Thunk, Thunks, install
 
 # Offsets in a guest's cell.
 CELL_ERROR = 0  # u64: the error that stops the guest, or 0
@@ -48,7 +34,7 @@ CELL_POLL = 56  # struct pollfd[3]: stdin, stdout, stderr
 CELL_TIME = 80  # struct timespec
 CELL_SIZE = 96
 
-ON_EPOCH = {
+ON_EPOCH: Thunks = {
     "x86_64": Thunk(
         """
             push %rsi
@@ -90,7 +76,7 @@ ON_EPOCH = {
         ),
     ),
 }
-TRANSFER = {
+TRANSFER: Thunks = {
     "x86_64": Thunk(
         """
             mov %rdx, %r9
@@ -130,7 +116,7 @@ TRANSFER = {
         ),
     ),
 }
-WAIT = {
+WAIT: Thunks = {
     "x86_64": Thunk(
         """
             mov %rdx, %r9
@@ -200,23 +186,10 @@ WAIT = {
 
 
 @functools.cache
-def _page() -> tuple[dict[str, int], mmap.mmap]:
-    """The addresses of the three and the page they live in, made at first use and kept for ever."""
-    machine = platform.machine()
-    page = mmap.mmap(-1, mmap.PAGESIZE)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    addresses = {}
-    offset = 0
-    for name, thunks in (("on_epoch", ON_EPOCH), ("transfer", TRANSFER), ("wait", WAIT)):
-        code = thunks[machine].code
-        page[offset : offset + len(code)] = code
-        addresses[name] = start + offset
-        offset += -len(code) % 16 + len(code)
-    # Safe: the page is ours alone, holds only the bytes above, and is not written again.
-    syscall.protect_execute(start, mmap.PAGESIZE)
-    return addresses, page
+def _addresses() -> dict[str, int]:
+    return install({"on_epoch": ON_EPOCH, "transfer": TRANSFER, "wait": WAIT})
 
 
 def address(name: str) -> int:
     """Where on_epoch, transfer or wait is; valid for the life of the process."""
-    return _page()[0][name]
+    return _addresses()[name]

@@ -3,20 +3,32 @@
 import re
 
 from wasm_sandboxer.engine.wasmtime.binding import EngineError
+from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Reason
+from wasm_sandboxer.units import format_size
 
 _CAUSE = re.compile(r"Caused by:\s*\n((?:\s+.*\n?)+)\s*$")
 _FRAME = re.compile(r"^\s*(\d+):\s+(?:0x([0-9a-f]+) - )?(\S.*)$", re.MULTILINE)
+_OF_NO_MEMORY = ("`unreachable`", "out of bounds memory access", "GC heap out of memory")
 _NUMBERED = re.compile(r"^\s*\d+:\s", re.MULTILINE)
 
 
-def exit_of(error: EngineError, *, stopped: bool) -> Exit:
-    """The guest's end: its own exit, the stop it was told, or a trap with its message and backtrace."""
+def exit_of(error: EngineError, control: CellControl) -> Exit:
+    """The guest's end: its own exit, the stop it was told, or a trap with its message and backtrace.
+
+    A guest whose latest memory.grow was refused and that then gives up has died of that. Languages do so by
+    `unreachable` (Rust, C++, Zig, TinyGo), by what they read from nowhere, or by the collector's own failure.
+    """
     if error.exit_status is not None:
         return Exit(code=error.exit_status, reason=Reason.EXITED)
-    if stopped:
+    if control.stopped:
         return Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED)
-    return Exit(code=TRAP_EXIT_CODE, reason=Reason.TRAPPED, message=trap_message(str(error)))
+    message = trap_message(str(error))
+    pool = control.memories.pool
+    if pool.denied and any(sign in message for sign in _OF_NO_MEMORY):
+        why = f"out of memory: more than {format_size(pool.used)} was refused"
+        return Exit(code=OOM_EXIT_CODE, reason=Reason.OUT_OF_MEMORY, message=f"{why}; {message}")
+    return Exit(code=TRAP_EXIT_CODE, reason=Reason.TRAPPED, message=message)
 
 
 def trap_message(report: str) -> str:
