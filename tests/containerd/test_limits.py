@@ -119,7 +119,7 @@ def test_limits_that_the_kernel_refuses_fail_the_create_with_words(node: tuple[C
 
 
 def test_a_pod_shares_a_pool_and_whoever_dies_of_it_was_oomkilled(node: tuple[Containerd, Daemon, str]) -> None:
-    containerd, daemon, image = node
+    containerd, _, image = node
     pod = containerd.cri.run_pod("pool", resources={"memory_limit_in_bytes": 64 << 20})
     own = {"memory_limit_in_bytes": 48 << 20}
     hogs = [

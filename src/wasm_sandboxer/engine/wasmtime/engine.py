@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 MAX_SOURCE = 512 << 20
 _KEPT_PROGRAMS = 32
 _log = logging.getLogger(__name__)
-# Any call into the engine's WASI starts its runtime.
+# A call about files starts the engine's runtime, also one about a file that is not there.
 _WARM_UP = b"""(module
-  (import "wasi_snapshot_preview1" "sched_yield" (func $sched_yield (result i32)))
+  (import "wasi_snapshot_preview1" "fd_filestat_get" (func $fd_filestat_get (param i32 i32) (result i32)))
   (memory (export "memory") 1)
-  (func (export "_start") (drop (call $sched_yield))))"""
+  (func (export "_start") (drop (call $fd_filestat_get (i32.const 99) (i32.const 0)))))"""
 
 
 @dataclass(frozen=True, kw_only=True)
