@@ -18,7 +18,7 @@ from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, Program
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
-from wasm_sandboxer.linux import syscall
+from wasm_sandboxer.linux import signals, syscall
 from wasm_sandboxer.linux.cgroup.protocol import Place
 
 # Address space per thread: the engine's Wasm stack (512 KiB) and as much again for host calls, with room.
@@ -30,6 +30,8 @@ WAKE_SIGNAL = signal.SIGURG
 _THREAD_DIRECTED = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGPIPE,
 }  # fmt: skip
+_BLOCKED = signals.all_but(_THREAD_DIRECTED | {WAKE_SIGNAL})
+_WAKE = signals.mask({WAKE_SIGNAL})
 _FIRST_WAKE, _LONGEST_WAKE = 0.001, 0.1  # seconds between signals to a guest that has not ended yet
 _PATIENCE = 1.0  # seconds after which a stopped guest that still waits is given up
 _log = logging.getLogger(__name__)
@@ -154,10 +156,10 @@ class ThreadExecution:
         finally:
             # The engine gave the thread a stack for signals, which goes before the thread does: one that arrived
             # in between would be the end of the whole process.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE_SIGNAL})
+            signals.block(_WAKE)
 
     def _prepare(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - _THREAD_DIRECTED - {WAKE_SIGNAL})
+        signals.set_mask(_BLOCKED)
         syscall.set_thread_name(self._name)
         self.pid = threading.get_native_id()
         if self._nice is not None:
