@@ -67,8 +67,10 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         workers = Workers(config.workers)
         stack.callback(workers.stop, config.shutdown_timeout * 0.1)
         _prefer_this_process(config.nice)
-        groups = Groups(detect(), _group_name(config), lenient=config.lenient_limits)
+        groups = Groups(detect(), group_name(config.state), lenient=config.lenient_limits)
         stack.callback(groups.close)
+        for problem in groups.problems:
+            _log.warning("limits: %s", problem)
         queue = EventQueue(config.event_queue)
         tools = Tools(
             engine=make(config, forks),
@@ -168,11 +170,11 @@ def _most_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 9 // 10
 
 
-def _group_name(config: Config) -> str:
-    """The daemon's control group; daemons that keep their state elsewhere, as tests do, have one of their own."""
-    if config.state == RUN:
+def group_name(state: Path) -> str:
+    """The control group of a daemon that keeps its state there: tests' and benchmarks' have groups of their own."""
+    if state == RUN:
         return "wasm-sandboxer"
-    return f"wasm-sandboxer-{hashlib.sha256(os.fsencode(config.state)).hexdigest()[:8]}"
+    return f"wasm-sandboxer-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
 
 
 def _bind(path: Path) -> socket.socket:

@@ -1,9 +1,11 @@
 """`run`'s bounds, network, name and machine-readable result."""
 
 import json
+import os
 import re
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from tests.support.cli import PATIENCE, Cli, Ended, example
 from tests.support.modules import wasi
+from wasm_sandboxer.linux.cgroup.host import Host, detect
 
 MIB = 1 << 20
 
@@ -234,3 +237,34 @@ def test_a_guest_finds_no_descriptor_of_ours(cli: Cli, wat: Callable[..., Path])
           (local.set $fd (i32.add (local.get $fd) (i32.const 1)))
           (br_if $next (i32.lt_u (local.get $fd) (i32.const 100))))))""")
     assert cli("run", path).code == 0
+
+
+# --- processors
+
+
+@pytest.fixture
+def groups() -> Host:
+    found = detect()
+    if found.missing:
+        pytest.skip(f"NOT RUN: needs control groups that may be written; this host has {found.describe()}")
+    return found
+
+
+def test_cpus_bounds_the_guest_and_leaves_no_group(cli: Cli, groups: Host) -> None:
+    ended = cli("run", "--cpus", "0.2", "--json", example("spin"), "2")
+    result = report(ended)
+    assert (ended.code, ended.stdout) == (0, b"spun\n")
+    assert result["cpu_seconds"] < 0.3 * result["wall_seconds"]
+    places = groups.mounts.values() or [groups.domain]
+    assert [str(each) for place in places for each in place.glob("wasm-sandboxer-run-*")] == []
+
+
+def test_cpus_says_why_it_cannot_be_where_it_cannot(cli: Cli, superuser: None) -> None:
+    """As an ordinary user, who may not make groups."""
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    with tempfile.TemporaryDirectory(dir="/tmp") as store:  # not pytest's, which nobody else may enter
+        os.chown(store, 65534, 65534)
+        environment = {"WASM_SANDBOXER_ROOT": store}
+        words = cli.refused("run", "--cpus", "0.2", example("hello"), wrapper=nobody, env=environment, cwd="/")
+    assert words.startswith("--cpus takes a control group, and none can be used here: ")
+    assert words.endswith("may not be written by user 65534")

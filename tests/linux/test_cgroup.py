@@ -1,17 +1,19 @@
-"""Control groups: version 2 on plain files, version 1 on the kernel's own, and telling hosts apart."""
+"""Control groups: version 2 on plain files, telling hosts apart, and the kernel's own of whichever version it has."""
 
 import itertools
 import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from wasm_sandboxer.errors import Unsupported
-from wasm_sandboxer.linux.cgroup.host import Version, detect
+from wasm_sandboxer.linux.cgroup.host import Host, Version, detect
 from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits
 from wasm_sandboxer.linux.cgroup.v2 import V2Group, weight_of
 
@@ -25,6 +27,7 @@ V2_FILES = {
     "pids.current": "5\n",
 }
 _NUMBERS = itertools.count()
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -40,6 +43,12 @@ def filled(folder: Path) -> None:
     for name, text in V2_FILES.items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
+
+
+def filled_folder(folder: Path) -> None:
+    """A new folder with the files of a version 2 group."""
+    folder.mkdir(parents=True)
+    filled(folder)
 
 
 def group_in(domain: Path) -> tuple[V2Group, Path]:
@@ -98,17 +107,11 @@ def test_shares_become_weights(shares: int, weight: int) -> None:
     assert weight_of(shares) == weight
 
 
-@pytest.mark.parametrize(
-    ("limits", "controllers"),
-    [
-        (GroupLimits(), set()),
-        (GroupLimits(shares=2), {"cpu"}),
-        (GroupLimits(burst=0), {"cpu"}),
-        (GroupLimits(cpus="0", pids=1), {"cpuset", "pids"}),
-    ],
-)
-def test_limits_name_the_controllers_they_need(limits: GroupLimits, controllers: set[str]) -> None:
-    assert limits.controllers() == controllers
+def test_limits_of_controllers_that_are_missing_are_left_out() -> None:
+    limits = GroupLimits(shares=2, quota=1000, period=1000, burst=0, cpus="0", mems="0", pids=1)
+    assert limits.without(["cpu"]) == GroupLimits(cpus="0", mems="0", pids=1)
+    assert limits.without(["pids", "cpuset"]) == GroupLimits(shares=2, quota=1000, period=1000, burst=0)
+    assert limits.without([]) == limits
 
 
 # ---- telling hosts apart ----
@@ -165,18 +168,76 @@ def test_a_host_without_control_groups_says_so(tmp_path: Path) -> None:
         host.root("any")
 
 
-# ---- version 1, the kernel's own ----
+def test_a_group_is_found_where_only_a_part_of_the_hierarchy_is_mounted(tmp_path: Path) -> None:
+    """As in a container without a cgroup namespace: its own group is the root of what it sees."""
+    point = tmp_path / "fs"
+    filled_folder(point / "inner")
+    mountinfo = f"30 1 0:26 /docker/abc {point} rw - cgroup2 cgroup2 rw\n"
+    host = detect(process(tmp_path, mountinfo, "0::/docker/abc/inner\n"))
+    assert host.domain == point / "inner"
+
+
+def test_a_group_outside_of_what_is_mounted_is_its_root(tmp_path: Path) -> None:
+    filled_folder(tmp_path / "fs")
+    mountinfo = f"30 1 0:26 /docker/abc {tmp_path}/fs rw - cgroup2 cgroup2 rw\n"
+    assert detect(process(tmp_path, mountinfo, "0::/elsewhere\n")).domain == tmp_path / "fs"
+
+
+def test_version_1_knows_the_group_that_threads_come_home_to(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    mountinfo = f"31 1 0:27 / {tmp_path}/cpu rw - cgroup cgroup rw,cpu\n"
+    host = detect(process(tmp_path, mountinfo, "2:cpu:/system.slice/w.service\n"))
+    assert host.homes == {"cpu": tmp_path / "cpu/system.slice/w.service"}
+
+
+# ---- the kernel's own ----
 
 
 @pytest.fixture
-def group() -> Iterator[Group]:
+def host() -> Host:
+    found = detect()
+    if found.missing or os.geteuid() != 0:
+        pytest.skip(f"NOT RUN: needs root and control groups; this host has {found.describe()}")
+    return found
+
+
+@pytest.fixture
+def group(host: Host) -> Iterator[Group]:
     """A group on this host, removed afterwards."""
-    host = detect()
-    if host.version is not Version.V1 or os.geteuid() != 0:
-        pytest.skip(f"NOT RUN: needs root and cgroup v1; this host has {host.describe()}")
     made = host.root(f"wasm-sandboxer-test-{os.getpid()}-{next(_NUMBERS)}")
     yield made
     made.remove()
+
+
+@pytest.fixture
+def child(group: Group) -> Iterator[Group]:
+    """A group in it."""
+    made = group.child("c")
+    yield made
+    remove(made)
+
+
+def remove(group: Group) -> None:
+    """Remove a group whose threads are still leaving."""
+    for _ in range(500):
+        try:
+            group.remove()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return
+    pytest.fail("the group stays busy")
+
+
+def in_group(group: Group, work: Callable[[], T]) -> T:
+    """What `work` gives when it runs in the group; errors are the caller's."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def enter() -> T:
+            group.add_thread(threading.get_native_id())
+            return work()
+
+        return pool.submit(enter).result()
 
 
 def burn(seconds: float) -> None:
@@ -185,48 +246,87 @@ def burn(seconds: float) -> None:
         pass
 
 
-def test_v1_limits_are_the_kernels(group: Group) -> None:
-    child = group.child("c")
-    try:
-        child.apply(GroupLimits(shares=512, quota=20_000, period=50_000, pids=100, cpus="0"))
-        assert child.usage().pids == 0
-        child.apply(GroupLimits(quota=40_000))
-        child.apply(GroupLimits(quota=-1, pids=-1))
-    finally:
-        child.remove()
+def test_limits_are_the_kernels(child: Group) -> None:
+    child.apply(GroupLimits(shares=512, quota=20_000, period=50_000, burst=0, pids=100, cpus="0", mems="0"))
+    assert child.usage().pids == 0
+    child.apply(GroupLimits(quota=40_000))
+    child.apply(GroupLimits(quota=-1, pids=-1))
 
 
-def test_v1_refuses_a_quota_beyond_its_parents(group: Group) -> None:
+def test_what_the_kernel_refuses_is_an_error(child: Group) -> None:
+    with pytest.raises(OSError, match=r"Invalid argument|Numerical result out of range"):
+        child.apply(GroupLimits(cpus="700-800"))
+
+
+def test_version_1_refuses_a_quota_beyond_its_parents(host: Host, group: Group, child: Group) -> None:
     group.apply(GroupLimits(quota=20_000, period=100_000))
-    child = group.child("c")
-    try:
-        with pytest.raises(OSError, match="Invalid argument"):
-            child.apply(GroupLimits(quota=50_000, period=100_000))
-    finally:
-        child.remove()
+    if host.version is Version.V2:
+        child.apply(GroupLimits(quota=50_000, period=100_000))  # where it only has no effect
+        return
+    with pytest.raises(OSError, match="Invalid argument"):
+        child.apply(GroupLimits(quota=50_000, period=100_000))
 
 
-def test_v1_counts_and_bounds_one_thread_alone(group: Group) -> None:
-    """The thread gets less than it asks for; this one, outside, is not in the group's count."""
-    child = group.child("c")
+def test_one_thread_alone_is_bounded_and_counted(child: Group) -> None:
+    """It gets less than it asks for; this thread, outside, is not in the group's count."""
     child.apply(GroupLimits(quota=10_000, period=100_000))
 
     def work() -> None:
-        child.add_thread(threading.get_native_id())
-        subprocess.run(["sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"], check=True)
-        burn(0.3)
+        burn(1.0)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    in_group(child, work)
     usage = child.usage()
     assert usage.throttled_periods > 0
-    assert 0 < usage.cpu < 1_000_000
-    for _ in range(100):
-        try:
-            child.remove()
-            break
-        except OSError:  # the thread is still leaving
-            time.sleep(0.01)
-    else:
-        pytest.fail("the group stays busy")
+    assert usage.throttled > 0
+    assert 0 < usage.cpu < 250_000
+
+
+def test_a_process_that_a_thread_makes_is_bounded_with_it(child: Group) -> None:
+    in_group(
+        child, lambda: subprocess.run(["sh", "-c", "i=0; while [ $i -lt 9999 ]; do i=$((i+1)); done"], check=True)
+    )
+    assert child.usage().cpu > 0
+
+
+def test_a_thread_comes_and_goes(host: Host, child: Group) -> None:
+    def work() -> list[int]:
+        inside = child.threads()
+        host.home().add_thread(threading.get_native_id())
+        return inside
+
+    assert len(in_group(child, work)) == 1
+    assert child.threads() == []
+
+
+def test_no_more_threads_are_born_than_may_be(child: Group) -> None:
+    child.apply(GroupLimits(pids=1))
+
+    def work() -> None:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            threading.Thread(target=int).start()
+
+    in_group(child, work)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "while it runs"])
+def test_a_thread_runs_where_the_groups_around_it_may(group: Group, child: Group, late: bool) -> None:
+    last = max(os.sched_getaffinity(0))
+    limits = GroupLimits(cpus=str(last))
+    if not late:
+        group.apply(limits)
+
+    def work() -> set[int]:
+        if late:
+            child.apply(limits)
+        return os.sched_getaffinity(threading.get_native_id())
+
+    assert in_group(child, work) == {last}
+
+
+def test_groups_inside_are_named(group: Group, child: Group) -> None:
+    assert group.names() == {"c"}
+    inner = child.child("d")
+    assert child.names() == {"d"}
+    inner.remove()
+    inner.remove()  # which is well
+    assert child.names() == set()

@@ -19,7 +19,7 @@ from wasm_sandboxer.cli import BAD_INPUT, complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
 from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, store_options
-from wasm_sandboxer.errors import InvalidArgument, ModuleError, WasmSandboxerError
+from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported, WasmSandboxerError
 
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.protocol import Program
@@ -133,9 +133,12 @@ def _place(cpus: float | None, undo: ExitStack) -> "Place | None":
     from wasm_sandboxer.linux.cgroup.host import detect  # noqa: PLC0415
     from wasm_sandboxer.linux.cgroup.protocol import GroupLimits  # noqa: PLC0415
 
-    groups = Groups(detect(), "wasm-sandboxer-run")
+    groups = Groups(detect(), f"wasm-sandboxer-run-{os.getpid()}")
+    undo.callback(groups.close)
+    if why := groups.why_not("cpu"):
+        raise Unsupported(f"--cpus takes a control group, and none can be used here: {why}")
     limits = GroupLimits(quota=max(1000, round(cpus * _PERIOD)), period=_PERIOD)
-    group = groups.container(None, str(os.getpid()), limits)
+    group = groups.container(None, "guest", limits)
     assert group is not None  # a quota is a hard limit: without a group for it, the line above has raised
     undo.callback(groups.remove, group)
     return groups.place(group)

@@ -18,21 +18,30 @@ _log = logging.getLogger(__name__)
 
 
 class Groups:
-    """The daemon's tree of groups; on a host without usable ones it makes none, and says why at the start."""
+    """A tree of groups; on a host without usable ones it makes none, and `problems` says why."""
 
     def __init__(self, host: Host, name: str, *, lenient: bool = False) -> None:
         """All groups are made inside one of this name; `lenient` does without bounds that the host cannot hold."""
         self._host = host
         self._lenient = lenient
         self._root: Group | None = None
-        if host.missing:
-            _log.warning("limits: %s", host.describe())
+        self._why = ""
         if host.version is not Version.NONE:
             try:
                 self._root = host.root(name)
                 self._home = host.home()
-            except OSError as error:
-                _log.warning("limits: groups cannot be made: %s", error)
+            except Unsupported as error:
+                self._why = str(error)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is missing here, in words, to be said once."""
+        described = [self._host.describe()] if self._host.missing else []
+        return [*described, *filter(None, [self._why])]
+
+    def why_not(self, controller: str) -> str:
+        """Why bounds of this controller cannot be held here; empty if they can."""
+        return self._host.missing.get(controller, self._why)
 
     @property
     def version(self) -> Version:
@@ -46,6 +55,14 @@ class Groups:
     def container(self, sandbox: Group | None, ident: str, limits: GroupLimits) -> Group | None:
         """A container's group in its sandbox's, or in the daemon's root for one without; raises as sandbox()."""
         return self._make(sandbox or self._root, ident, limits, f"container {ident}")
+
+    def change(self, group: Group, limits: GroupLimits, what: str) -> None:
+        """Set a group's bounds; raises Unsupported, or WasmSandboxerError for what the kernel refuses."""
+        self._require(limits, what)
+        try:
+            group.apply(limits.without(self._host.missing))
+        except OSError as error:
+            raise WasmSandboxerError(f"the kernel refuses the limits of {what}: {error}") from None
 
     def place(self, group: Group | None) -> Place | None:
         """Where the guests of a group run."""
@@ -105,25 +122,24 @@ class Groups:
         except OSError as error:
             raise WasmSandboxerError(f"cannot make a control group for {what}: {error.strerror}") from None
         try:
-            group.apply(limits)
-        except OSError as error:
+            self.change(group, limits, what)
+        except WasmSandboxerError:
             with suppress(OSError):
                 group.remove()
-            raise WasmSandboxerError(f"the kernel refuses the limits of {what}: {error}") from None
+            raise
         return group
 
     def _require(self, limits: GroupLimits, what: str) -> None:
-        missing = sorted(limits.hard() & (set(self._host.missing) if self._root is not None else limits.hard()))
+        missing = sorted(name for name in limits.hard() if self.why_not(name))
         if missing and not self._lenient:
-            why = self._host.missing.get(missing[0], "control groups cannot be used here")
             raise Unsupported(
-                f"{what} has limits that take the {missing[0]} controller, which this host lacks: {why} "
-                "(lenient_limits = true runs it without)"
+                f"{what} has limits that take the {missing[0]} controller, which cannot be used here: "
+                f"{self.why_not(missing[0])} (lenient_limits = true runs it without)"
             )
 
 
 def limits_of(resources: Resources) -> GroupLimits:
-    """The bounds that a spec's resources put on a group."""
+    """The bounds that a spec's resources put on a group of threads; that on processes is the container's to hold."""
     return GroupLimits(
         shares=resources.cpu_shares,
         quota=resources.cpu_quota,
@@ -131,5 +147,4 @@ def limits_of(resources: Resources) -> GroupLimits:
         burst=resources.cpu_burst,
         cpus=resources.cpus,
         mems=resources.mems,
-        pids=resources.pids,
     )

@@ -219,6 +219,7 @@ class Sandboxer:
             guest=prepared.guest,
             group=prepared.group,
             pool=prepared.pool,
+            most_processes=prepared.spec.resources.pids,
             annotations=prepared.spec.annotations,
         )
 

@@ -26,7 +26,7 @@ from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Engine, Program
-from wasm_sandboxer.errors import AlreadyExists, NotFound, WasmSandboxerError
+from wasm_sandboxer.errors import AlreadyExists, NotFound, ResourceExhausted, WasmSandboxerError
 from wasm_sandboxer.executor.protocol import Executor
 from wasm_sandboxer.guest import Exit, Guest, Network, Reason
 from wasm_sandboxer.lifecycle import State
@@ -89,6 +89,7 @@ class TaskProcess:
         self.id = ident
         self.run = run
         self.streams = streams
+        self.begun = False  # from the moment it is told to start
         self.started_at = 0.0
         self.exited_at = 0.0
         # Set when the exit may be told: for the init process that is after its execs have ended.
@@ -122,6 +123,7 @@ class Task:
     pool: MemoryPool
     group: Group | None = None
     oom_count: int = 0  # guests that died of a limit on memory
+    most_processes: int | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     execs: dict[str, TaskProcess] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -142,6 +144,8 @@ class Task:
         if exec_id:
             self.init.run.state.require("exec", f"container {self.id}")
         process.run.state.require("start", f"container {process.run.id}")
+        self._require_room()
+        process.begun = True
         process.streams.begin()
         process.streams.on_interrupt(lambda number: self._interrupt(process, number))
         try:
@@ -209,10 +213,10 @@ class Task:
         """Change limits, at once. Memory that guests have already is not taken from them: they get no more."""
         self.init.run.state.require("update", f"container {self.id}")
         if self.group is not None:
-            try:
-                await self.tools.workers.run(self.group.apply, limits_of(resources))
-            except OSError as error:
-                raise WasmSandboxerError(f"the kernel refuses the limits of container {self.id}: {error}") from None
+            what = f"container {self.id}"
+            await self.tools.workers.run(self.tools.groups.change, self.group, limits_of(resources), what)
+        if resources.pids is not None:
+            self.most_processes = resources.pids
         if resources.memory is not None:
             self.pool.limit = resources.memory
             limits = dataclasses.replace(self.guest.limits, memory=resources.memory)
@@ -249,6 +253,18 @@ class Task:
         with suppress(WasmSandboxerError):
             await self.kill("", signal.SIGKILL, everyone=True)
         await asyncio.wait([self.init.exited])
+
+    def _require_room(self) -> None:
+        """Raise ResourceExhausted if as many processes run as may.
+
+        Not by the kernel's pids controller: a guest has one thread, which enters its group only once it is there,
+        and what the kernel would refuse is a thread of the engine's own that a call of the guest's gives birth to.
+        """
+        running = sum(1 for each in (self.init, *self.execs.values()) if each.begun and not each.run.exit.done())
+        if self.most_processes is not None and 0 < self.most_processes <= running:
+            raise ResourceExhausted(
+                f"container {self.id} runs {running} processes, and its limit is {self.most_processes} (pids)"
+            )
 
     def _prepare_exec(self, process: Process, names: StreamNames) -> tuple[Guest, Program, Streams]:
         guest = with_process(self.guest, process)

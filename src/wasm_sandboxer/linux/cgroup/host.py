@@ -1,16 +1,18 @@
 """Which control groups a host offers: version 1, version 2, both side by side, or none that are of use."""
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from wasm_sandboxer.errors import Unsupported
 from wasm_sandboxer.linux.cgroup import v1, v2
-from wasm_sandboxer.linux.cgroup.protocol import Group
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits
 
 WANTED = ("cpu", "cpuset", "pids")
+_ORDINARY_SHARE = 1024
 
 
 class Version(IntEnum):
@@ -32,16 +34,28 @@ class Host:
     homes: Mapping[str, Path]  # version 1: controller to this process's own group
 
     def root(self, name: str) -> Group:
-        """A group of this name that holds others; made now. Raises Unsupported or OSError."""
-        if self.version is Version.V1:
-            return v1.V1Group({controller: mount / name for controller, mount in self.mounts.items()})
-        if self.version is Version.V2 and self.domain is not None:
-            controllers = frozenset(WANTED) - set(self.missing)
-            return v2.V2Group(self.domain, controllers, threaded=False).child(name)
+        """A group of this name that holds others; made now. Raises Unsupported that says why it cannot be.
+
+        In version 1 it stands beside the node's other groups and processes, and so has what the kubelet gives all
+        its pods together: an ordinary share for each processor. In version 2 only this process is beside it.
+        """
+        try:
+            if self.version is Version.V1:
+                made = v1.V1Group({controller: mount / name for controller, mount in self.mounts.items()})
+                made.apply(GroupLimits(shares=_ORDINARY_SHARE * (os.cpu_count() or 1)).without(self.missing))
+                return made
+            if self.version is Version.V2 and self.domain is not None:
+                controllers = frozenset(WANTED) - set(self.missing)
+                return v2.V2Group(self.domain, controllers, threaded=False).child(name)
+        except OSError as error:
+            why = error.strerror
+            if error.errno == errno.EOPNOTSUPP:
+                why = "there are processes in groups inside it, and then groups of threads cannot be"
+            raise Unsupported(f"no control group can be made in {self.domain or 'version 1'}: {why}") from None
         raise Unsupported(self.describe())
 
     def home(self) -> Group:
-        """The group this process is in, for threads that come back; see root()."""
+        """The group this process is in, for threads that come back."""
         if self.version is Version.V1:
             return v1.V1Group(self.homes, existing=True)
         assert self.domain is not None  # root() was asked first
@@ -57,18 +71,17 @@ class Host:
 def detect(proc: Path = Path("/proc/self")) -> Host:
     """Look at this process's mounts and groups."""
     hierarchies, unified = _mounts((proc / "mountinfo").read_text())
+    groups = _own_groups((proc / "cgroup").read_text())
     if "cpu" in hierarchies:
-        mounts = {name: path for name, path in hierarchies.items() if name in v1.CONTROLLERS}
+        mounts = {name: mount.point for name, mount in hierarchies.items() if name in v1.CONTROLLERS}
         missing = {name: "its version 1 hierarchy is not mounted" for name in WANTED if name not in mounts}
         missing |= {name: _not_writable(path) for name, path in mounts.items() if not os.access(path, os.W_OK)}
-        groups = _own_groups((proc / "cgroup").read_text())
-        homes = {name: mount / groups.get(name, "/").lstrip("/") for name, mount in mounts.items()}
+        homes = {name: hierarchies[name].folder(groups.get(name, "/")) for name in mounts}
         return Host(version=Version.V1, missing=missing, mounts=mounts, domain=None, homes=homes)
     if unified is None:
         missing = dict.fromkeys(WANTED, "no cgroup file system is mounted")
         return Host(version=Version.NONE, missing=missing, mounts={}, domain=None, homes={})
-    own = unified / _own_groups((proc / "cgroup").read_text()).get("", "/").lstrip("/")
-    return _unified(own)
+    return _unified(unified.folder(groups.get("", "/")))
 
 
 def _unified(own: Path) -> Host:
@@ -85,18 +98,34 @@ def _unified(own: Path) -> Host:
     return Host(version=version, missing=missing, mounts={}, domain=own, homes={})
 
 
-def _mounts(mountinfo: str) -> tuple[dict[str, Path], Path | None]:
-    """Version 1's controllers with their mount points, and version 2's mount point; proc(5), mountinfo."""
-    hierarchies: dict[str, Path] = {}
+@dataclass(frozen=True)
+class _Mount:
+    """A mounted hierarchy: which of its folders is seen where."""
+
+    root: str
+    point: Path
+
+    def folder(self, group: str) -> Path:
+        """Where a group of /proc/PID/cgroup is; for one outside of what is mounted, as in a container, the root."""
+        try:
+            return self.point / PurePosixPath(group).relative_to(self.root)
+        except ValueError:
+            return self.point
+
+
+def _mounts(mountinfo: str) -> tuple[dict[str, _Mount], _Mount | None]:
+    """Version 1's controllers with their mounts, and version 2's; proc(5), mountinfo."""
+    hierarchies: dict[str, _Mount] = {}
     unified = None
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].encode().decode("unicode_escape"))
+        root, point = (field.encode().decode("unicode_escape") for field in before.split()[3:5])
+        mount = _Mount(root, Path(point))
         kind, _, options = after.split(" ", 2)
         if kind == "cgroup":
-            hierarchies |= dict.fromkeys(options.split(","), point)
+            hierarchies |= dict.fromkeys(options.split(","), mount)
         elif kind == "cgroup2" and unified is None:
-            unified = point
+            unified = mount
     return hierarchies, unified
 
 

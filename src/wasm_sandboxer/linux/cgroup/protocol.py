@@ -1,7 +1,10 @@
 """What a group is, whatever the version of the hierarchy: limits in v1's units, as the runtime spec has them."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+_OF_CONTROLLER = {"cpu": ("shares", "quota", "period", "burst"), "cpuset": ("cpus", "mems"), "pids": ("pids",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +28,10 @@ class GroupLimits:
         wanted = {"cpu": self.quota, "pids": self.pids, "cpuset": 1 if self.cpus or self.mems else None}
         return frozenset(name for name, value in wanted.items() if value is not None and value > 0)
 
-    def controllers(self) -> frozenset[str]:
-        """The controllers that these bounds concern."""
-        wanted = {
-            "cpu": (self.shares, self.quota, self.period, self.burst),
-            "cpuset": (self.cpus, self.mems),
-            "pids": (self.pids,),
-        }
-        return frozenset(name for name, values in wanted.items() if any(value is not None for value in values))
+    def without(self, controllers: Collection[str]) -> "GroupLimits":
+        """Those that do not concern these controllers."""
+        gone = {name for controller in controllers for name in _OF_CONTROLLER.get(controller, ())}
+        return replace(self, **dict.fromkeys(gone))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,16 +45,20 @@ class V1Group:
             value = "max" if limits.pids < 0 else str(limits.pids)
             Controller(self._node("pids")).set_property(b"pids.max", value)
         if limits.cpus or limits.mems:
+            new = not self._folders["cpuset"].exists()
             cpuset = self._enter_cpuset()
             if limits.cpus:
                 cpuset.set_property(b"cpuset.cpus", limits.cpus)
             if limits.mems:
                 cpuset.set_property(b"cpuset.mems", limits.mems)
+            for tid in self.threads() if new else ():  # those that run already
+                with suppress(ProcessLookupError):
+                    (self._folders["cpuset"] / "tasks").write_text(str(tid))
 
     def add_thread(self, tid: int) -> None:
         """See Group."""
-        for folder in self._folders.values():
-            tasks = folder / "tasks"
+        for name, folder in self._folders.items():
+            tasks = (self._nearest_cpuset() if name == "cpuset" else folder) / "tasks"
             with suppress(FileNotFoundError):  # a cpuset that nobody asked for
                 tasks.write_text(str(tid))
 
@@ -103,6 +107,13 @@ class V1Group:
         cpu.cfs_quota_us = quota if quota > 0 else -1
         if limits.burst is not None:
             cpu.set_property(b"cpu.cfs_burst_us", limits.burst)
+
+    def _nearest_cpuset(self) -> Path:
+        """Its cpuset's folder, or that of the nearest group around it which has one."""
+        folder = self._folders["cpuset"]
+        if self._parent is None or folder.exists():
+            return folder
+        return self._parent._nearest_cpuset()  # noqa: SLF001  # its own kind
 
     def _enter_cpuset(self) -> CpuSetController:
         """The cpuset's folder, made with its parents, each with its parent's CPUs and nodes."""

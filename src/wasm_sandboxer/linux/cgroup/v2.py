@@ -10,7 +10,6 @@ from pathlib import Path
 
 from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
 
-CONTROLLERS = ("cpu", "cpuset", "pids")
 _DEFAULT_PERIOD = 100_000
 
 
@@ -21,9 +20,14 @@ class V2Group:
         """Make the group; `threaded` is False for the daemon's own, which is the domain."""
         self._folder = folder
         self._controllers = controllers
-        if threaded:
-            folder.mkdir(mode=0o755, exist_ok=True)
-            (folder / "cgroup.type").write_text("threaded")
+        if not threaded:
+            return
+        folder.mkdir(mode=0o755, exist_ok=True)
+        try:
+            self._write("cgroup.type", "threaded")
+        except OSError:
+            self.remove()
+            raise
 
     def child(self, name: str) -> "V2Group":
         """See Group."""
