@@ -20,6 +20,7 @@ NAMES = {
     "idle": "a thousand idle containers through the real containerd: memory, listings",
     "churn": "pods that come and go: what grows (python -m benchmarks.churn --count 2000)",
     "kill": "kill to Wait's return among 500 guests",
+    "fairness": "who gets how much of a processor: quotas, weights, neighbours",
     "stats": "what it costs to ask what a thousand containers use",
 }
 

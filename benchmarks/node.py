@@ -23,11 +23,13 @@ from testing import oci
 from testing.containerd import SANDBOXER, Containerd, Handler
 from testing.cri import Cri
 from testing.events import Events
+from testing.vm import SLOWNESS
 
 OURS, FLOOR = "ours", "floor"
 IMAGE = "localhost/bench:1"
 MODULES = ("hello", "sleep", "spin")
-_STARTING, _STOPPING = 20.0, 30.0  # seconds
+_SLOWNESS = float(os.environ.get(SLOWNESS, "1"))
+_STARTING, _STOPPING = 20.0 * _SLOWNESS, 30.0 * _SLOWNESS  # seconds
 _SETTLE = 0.3  # seconds for what was set off to come to its end
 
 

@@ -26,13 +26,22 @@ _LABEL = 66  # characters
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a column of a row may be at most, in the row's unit."""
+    """What a column of a row may be, in the row's unit."""
 
-    column: str
-    at_most: float
+    column: str = "max"
+    at_most: float = math.inf
+    at_least: float = -math.inf
 
     def __str__(self) -> str:
-        return f"{self.column} ≤ {self.at_most:g}"
+        if math.isinf(self.at_least):
+            return f"{self.column} ≤ {self.at_most:g}"
+        if math.isinf(self.at_most):
+            return f"{self.column} ≥ {self.at_least:g}"
+        return f"{self.column} {self.at_least:g} to {self.at_most:g}"
+
+    def met(self, value: float) -> bool:
+        """Whether a figure is as it should be."""
+        return self.at_least <= value <= self.at_most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +89,7 @@ class Report:
             count=len(samples),
             **columns,
             target=str(target or ""),
-            met=None if target is None else columns[target.column] <= target.at_most,
+            met=None if target is None else target.met(columns[target.column]),
         )
         kept = {
             name: None if isinstance(value, float) and math.isnan(value) else value

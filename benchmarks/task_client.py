@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,21 +14,33 @@ from wasm_sandboxer.api import admin_pb2, cgroups_v1_pb2, cgroups_v2_pb2, task_p
 from wasm_sandboxer.api.services import ADMIN, SERVICES, TASK
 from wasm_sandboxer.linux import mount
 from wasm_sandboxer.rpc.ttrpc import TtrpcClient
+from wasm_sandboxer.spec import SANDBOX_ID
 
-_METADATA = {"containerd-namespace-ttrpc": "bench"}
+NAMESPACE = "bench"
+_METADATA = {"containerd-namespace-ttrpc": NAMESPACE}
 _EMPTY = ("proc", "sysfs", "mqueue", "devpts", "cgroup")
 
 
 class Bundle:
-    """A bundle of its own id; `fifos` gives it streams that nobody need read."""
+    """A bundle of its own id; `fifos` gives it streams that nobody need read, or that whoever opens them reads."""
 
     def __init__(
-        self, folder: Path, image: Path, args: list[str], *, overlay: bool = False, fifos: bool = False
+        self,
+        folder: Path,
+        image: Path,
+        args: list[str],
+        *,
+        overlay: bool = False,
+        fifos: bool = False,
+        sandbox: str = "",
+        resources: Mapping[str, Any] | None = None,
     ) -> None:
+        """`resources` are the spec's own (linux.resources); a `sandbox` is one that has been started."""
         self.folder = folder
         self.id = folder.name
         folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(_spec(args, "rootfs" if overlay else str(image))))
+        spec = _spec(args, "rootfs" if overlay else str(image), sandbox, resources or {"cpu": {"shares": 2}})
+        (folder / "config.json").write_text(json.dumps(spec))
         self.rootfs: list[types_pb2.Mount] = []
         if overlay:
             for name in ("rootfs", "upper", "work"):
@@ -53,18 +66,25 @@ class Bundles:
             (self._image / f"{name}.wasm").write_bytes(example(name).read_bytes())
         self._made = 0
 
-    def make(self, *args: str, overlay: bool = False, fifos: bool = False) -> Bundle:
-        """A new bundle that runs these arguments, the module first."""
+    def add(self, name: str, data: bytes) -> None:
+        """Put another file into the image."""
+        (self._image / name).write_bytes(data)
+
+    def make(self, *args: str, **options: Any) -> Bundle:
+        """A new bundle that runs these arguments, the module first; `options` are Bundle's."""
         self._made += 1
-        return Bundle(self._folder / f"b{self._made}", self._image, list(args), overlay=overlay, fifos=fifos)
+        return Bundle(self._folder / f"b{self._made}", self._image, list(args), **options)
 
     def close(self) -> None:
         """Remove everything."""
         mount.unmount(self._folder, mount.MNT_DETACH)
 
 
-def _spec(args: list[str], root: str) -> dict[str, object]:
+def _spec(args: list[str], root: str, sandbox: str, resources: Mapping[str, Any]) -> dict[str, object]:
     """A config.json much as CRI writes it."""
+    annotations = {"io.kubernetes.cri.container-type": "container"}
+    if sandbox:
+        annotations[SANDBOX_ID] = sandbox
     return {
         "ociVersion": "1.2.0",
         "process": {
@@ -76,8 +96,8 @@ def _spec(args: list[str], root: str) -> dict[str, object]:
         },
         "root": {"path": root},
         "mounts": [{"destination": f"/{kind}", "type": kind, "source": kind, "options": []} for kind in _EMPTY],
-        "annotations": {"io.kubernetes.cri.container-type": "container"},
-        "linux": {"resources": {"cpu": {"shares": 2}}, "maskedPaths": ["/proc/kcore"], "namespaces": []},
+        "annotations": annotations,
+        "linux": {"resources": dict(resources), "maskedPaths": ["/proc/kcore"], "namespaces": []},
     }
 
 
@@ -142,6 +162,18 @@ class TaskClient:
     async def state(self, ident: str) -> int:
         """Its state's number."""
         return int((await self._call("State", task_pb2.StateRequest(id=ident))).status)
+
+    async def pid(self, ident: str) -> int:
+        """Its thread."""
+        return int((await self._call("State", task_pb2.StateRequest(id=ident))).pid)
+
+    async def pause(self, ident: str) -> None:
+        """Hold it."""
+        await self._call("Pause", task_pb2.PauseRequest(id=ident))
+
+    async def resume(self, ident: str) -> None:
+        """Let it go on."""
+        await self._call("Resume", task_pb2.ResumeRequest(id=ident))
 
     async def list(self) -> admin_pb2.ListResponse:
         """Everything the daemon has."""

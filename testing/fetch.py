@@ -1,4 +1,4 @@
-"""Owns where containerd's binaries come from: Debian's packages, unpacked into a folder of this checkout.
+"""Owns where containerd's binaries, and a kernel to boot, come from: Debian's packages, unpacked into this checkout.
 
 The machine stays as it is: apt runs with sources, lists, cache and state of its own, its hooks are switched
 off, and packages are unpacked, never installed. The mirror is the one the machine's own apt sources name.
@@ -9,6 +9,7 @@ Nothing here needs root. `python -m testing.fetch` fetches by hand, `--again` st
 
 import fcntl
 import json
+import lzma
 import os
 import re
 import shutil
@@ -104,6 +105,28 @@ def runc() -> Path:
     return _tree("runc", (_codename(),), _check_runc) / "usr/sbin/runc"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel to boot: its image, and the modules that were asked for with what they need, in loading order."""
+
+    release: str
+    image: Path
+    modules: tuple[Path, ...]
+
+
+def kernel() -> Kernel:
+    """Debian's kernel for this release, with the modules a virtual machine mounts its root by. Raises FetchError."""
+    tree = _tree("linux-image-amd64", (_codename(),), _keep_kernel, stands_for="linux-image-")
+    facts = json.loads((tree / "complete.json").read_text())
+    modules = tuple(tree / name for name in facts["modules"])
+    return Kernel(release=facts["release"], image=tree / facts["image"], modules=modules)
+
+
+def busybox() -> Path:
+    """A shell and its tools in one static program. Raises FetchError."""
+    return _tree("busybox-static", (_codename(),), _check_busybox) / "bin/busybox"
+
+
 def crictl() -> Path | None:
     """The machine's own crictl, if it has one: Debian packages none, so it is never fetched."""
     found = shutil.which("crictl")
@@ -131,17 +154,28 @@ def debian_mirrors(etc: Path = Path("/etc/apt")) -> list[Mirror]:
     return list(dict.fromkeys(mirrors))
 
 
-def _tree(package: str, suites: Sequence[str], check: Callable[[Path], Mapping[str, object]]) -> Path:
-    """The folder `package` is unpacked in; fetched under a lock unless it is there already."""
+def _tree(
+    package: str, suites: Sequence[str], check: Callable[[Path], Mapping[str, object]], *, stands_for: str = ""
+) -> Path:
+    """The folder `package` is unpacked in; fetched under a lock unless it is there already.
+
+    `stands_for` is how the name begins of what it depends on, where it is empty itself and only names that.
+    """
     tree = CACHE / package
     if not (tree / "complete.json").exists():
         with _locked():
             if not (tree / "complete.json").exists():
-                _fetch(package, suites, tree, check)
+                _fetch(package, suites, tree, check, stands_for)
     return tree
 
 
-def _fetch(package: str, suites: Sequence[str], tree: Path, check: Callable[[Path], Mapping[str, object]]) -> None:
+def _fetch(
+    package: str,
+    suites: Sequence[str],
+    tree: Path,
+    check: Callable[[Path], Mapping[str, object]],
+    stands_for: str,
+) -> None:
     """Bring the first package that passes `check` into `tree`, which is there only once it is whole."""
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
@@ -150,7 +184,7 @@ def _fetch(package: str, suites: Sequence[str], tree: Path, check: Callable[[Pat
     for mirror, suite in ((mirror, suite) for suite in suites for mirror in debian_mirrors()):
         new = _emptied(tree.with_name(f"{package}.new"))
         try:
-            deb = _download(package, mirror, suite)
+            deb = _download(package, mirror, suite, stands_for)
             _run(["dpkg", "-x", str(deb), str(new)])
             deb.unlink()
             facts = check(new)
@@ -165,7 +199,7 @@ def _fetch(package: str, suites: Sequence[str], tree: Path, check: Callable[[Pat
     raise FetchError(f"cannot fetch {package}: {why}; or set {OVERRIDE} to a folder of binaries")
 
 
-def _download(package: str, mirror: Mirror, suite: str) -> Path:
+def _download(package: str, mirror: Mirror, suite: str, stands_for: str) -> Path:
     """Load one package with an apt that reads and writes nothing of the machine's but its own folder."""
     apt = _emptied(CACHE / "apt")
     for folder in ("sources.d", "lists/partial", "cache/archives/partial", "debs"):
@@ -178,6 +212,11 @@ def _download(package: str, mirror: Mirror, suite: str) -> Path:
         _run([*command, "update"], cwd=apt / "debs")
         _run([*command, "download", package], cwd=apt / "debs")
         (deb,) = (apt / "debs").glob("*.deb")
+        if stands_for:
+            needed = _run(["dpkg", "-f", str(deb), "Depends"]).replace(",", " ").split()
+            deb.unlink()
+            _run([*command, "download", *(name for name in needed if name.startswith(stands_for))], cwd=apt / "debs")
+            (deb,) = (apt / "debs").glob("*.deb")
         return deb.rename(CACHE / f"{package}.deb")
     finally:
         shutil.rmtree(apt)
@@ -220,6 +259,65 @@ def _check_containerd(unpacked: Path) -> Mapping[str, object]:
 
 def _check_runc(unpacked: Path) -> Mapping[str, object]:
     return {"version": _run([str(unpacked / "usr/sbin/runc"), "--version"])}
+
+
+_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+
+
+def _keep_kernel(unpacked: Path) -> Mapping[str, object]:
+    """Throw away all but the image and the few modules: hundreds of megabytes."""
+    (image,) = (unpacked / "boot").glob("vmlinuz-*")
+    release = image.name.removeprefix("vmlinuz-")
+    (folder,) = unpacked.glob(f"**/modules/{release}")
+    needs = _needs_of_modules(folder)
+    kept = [_plain(folder / name) for name in needs]
+    for path in unpacked.rglob("*"):
+        if path.is_symlink() or (path.is_file() and path not in (image, *kept)):
+            path.unlink()
+    return {
+        "release": release,
+        "image": str(image.relative_to(unpacked)),
+        "modules": [str(path.relative_to(unpacked)) for path in kept],
+    }
+
+
+def _needs_of_modules(folder: Path) -> list[str]:
+    """The modules we load, as paths in the folder, each after those that it needs (modules.dep(5) has them so)."""
+    paths = [str(path.relative_to(folder)) for path in folder.rglob("*.ko*")]
+    of_name = {path.rpartition("/")[2].partition(".")[0].replace("-", "_"): path for path in paths}
+    ordered: list[str] = []
+
+    def add(name: str) -> None:
+        path = of_name.get(name.replace("-", "_"))
+        if path is None or path in ordered:  # None: it is built in
+            return
+        for needed in filter(None, _modinfo(folder / path, "depends").split(",")):
+            add(needed)
+        ordered.append(path)
+
+    for name in _MODULES:
+        add(name)
+    return ordered
+
+
+def _modinfo(module: Path, field: str) -> str:
+    """A field of a module's own description, NUL-terminated `name=value` in its section .modinfo."""
+    data = lzma.decompress(module.read_bytes()) if module.suffix == ".xz" else module.read_bytes()
+    found = re.search(rb"\0" + field.encode() + rb"=([^\0]*)\0", data)
+    return found[1].decode() if found else ""
+
+
+def _plain(module: Path) -> Path:
+    """The module uncompressed, as insmod without a library takes it."""
+    if module.suffix != ".xz":
+        return module
+    plain = module.with_suffix("")
+    plain.write_bytes(lzma.decompress(module.read_bytes()))
+    return plain
+
+
+def _check_busybox(unpacked: Path) -> Mapping[str, object]:
+    return {"version": _run([str(unpacked / "bin/busybox"), "--help"]).splitlines()[0]}
 
 
 def _version(binary: Path) -> tuple[int, ...]:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from testing.vm import SLOWNESS
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "wasm"
 PROGRAM = Path(sys.executable).with_name("wasm-sandboxer")
-PATIENCE = 30.0  # seconds after which something that should have come will not come
+PATIENCE = 30.0 * float(os.environ.get(SLOWNESS, "1"))  # seconds; what has not come by then will not come
 
 
 @dataclass(frozen=True, kw_only=True)
