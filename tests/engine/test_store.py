@@ -21,6 +21,7 @@ import wasmtime
 from tests.support.cli import PATIENCE, Cli, example, wait_for_guest
 from tests.support.guests import HereRunner, new_engine
 from tests.support.modules import EMPTY, binary, heavy_module
+from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.interface import Interface, Signature
 from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
@@ -40,6 +41,7 @@ FACTS = Facts(
         exports=(ExportItem(name="g", type="func (i32)"),),
         functions={"g": Signature(params=("i32",), results=())},
     ),
+    image=Image(offset=65536, address=0, size=65536, memory=131072),
     source="name.wasm",
     source_size=5,
     compile_seconds=0.5,

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.interface import Interface
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Spaces
@@ -44,6 +45,7 @@ class Facts:
     kind: Kind
     spaces: Spaces
     interface: Interface | None  # None for a component, whose types the engine tells
+    image: Image | None  # what its memory holds at the start, behind the code in the same file
     source: str  # the name it had when it was compiled, for people
     source_size: int
     compile_seconds: float
@@ -69,6 +71,11 @@ class Held:
         self._fd = fd
         self.facts = facts
         self.new = new
+
+    @property
+    def fd(self) -> int:
+        """The file's descriptor."""
+        return self._fd
 
     @property
     def path(self) -> str:
@@ -323,8 +330,9 @@ def _is_same(path: Path, fd: int) -> bool:
 def _facts(index: dict[str, Any]) -> Facts:
     facts = index["facts"]
     interface = None if facts["interface"] is None else Interface.from_json(facts["interface"])
-    read = {"kind": Kind(facts["kind"]), "spaces": Spaces.from_json(facts["spaces"]), "interface": interface}
-    return Facts(**{**facts, **read})
+    image = None if facts["image"] is None else Image(**facts["image"])
+    read = {"kind": Kind(facts["kind"]), "spaces": Spaces.from_json(facts["spaces"])}
+    return Facts(**{**facts, **read, "interface": interface, "image": image})
 
 
 def _entry(index_path: Path) -> Entry | None:

@@ -173,6 +173,11 @@ class Reader:
         self._data = data
         self._position = position
 
+    @property
+    def position(self) -> int:
+        """How far it has read."""
+        return self._position
+
     def at_end(self) -> bool:
         """Whether everything is read."""
         return self._position >= len(self._data)
@@ -203,6 +208,18 @@ class Reader:
             shift += 7
             if not byte & 0x80:
                 return value
+            if shift > 63:
+                raise IndexError
+
+    def signed(self) -> int:
+        """A signed LEB128 number of at most 64 bits."""
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return value - (1 << shift) if byte & 0x40 else value
             if shift > 63:
                 raise IndexError
 

@@ -32,6 +32,16 @@ def make_accessible(address: int, length: int) -> None:
     check(libc.mprotect(address, length, _PROT_READ | _PROT_WRITE), "mprotect")
 
 
+def map_private(address: int, length: int, fd: int, offset: int) -> None:
+    """Show part of a file at an address, readable and writable, in place of what was there; raises OSError.
+
+    What is written stays here. All are whole pages; the file must not shrink.
+    """
+    # Safe: the caller owns the range.
+    mapped: int = libc.mmap(address, length, _PROT_READ | _PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED, fd, offset)
+    check(-1 if mapped == _FAILED else 0, "mmap")
+
+
 def unmap(address: int, length: int) -> None:
     """Give a range back; raises OSError."""
     check(libc.munmap(address, length), "munmap")

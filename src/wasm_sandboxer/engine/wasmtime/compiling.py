@@ -9,7 +9,8 @@ from typing import Any
 
 import wasmtime
 
-from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.engine import image, wasm
+from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.interface import Interface, interface_of
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Spaces
@@ -28,6 +29,7 @@ class Compiled:
     kind: Kind
     spaces: Spaces
     interface: Interface | None
+    image: Image | None
     seconds: float
 
 
@@ -45,16 +47,21 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         if any(memory.shared for memory in spaces.memories):
             return _refusal("it uses shared memory (threads), which is not offered here")
         engine = wasmtime.Engine(configuration())
-        code = _load(engine, kind, binary).serialize()
+        stripped, data, address = image.split(binary, spaces) if kind is Kind.MODULE else (binary, b"", 0)
+        code = _load(engine, kind, stripped).serialize()
         interface = interface_of(binary) if kind is Kind.MODULE else None
     except wasmtime.WasmtimeError as error:
         return _refusal(one_line(str(error)))
     except ModuleError as error:
         return _refusal(str(error))
-    view = memoryview(code)
-    while view:
-        view = view[os.write(target, view) :]
-    compiled = Compiled(kind=kind, spaces=spaces, interface=interface, seconds=time.perf_counter() - begun)
+    _write(target, code)
+    compiled = Compiled(
+        kind=kind,
+        spaces=spaces,
+        interface=interface,
+        image=_append_image(target, len(code), data, address, spaces) if data else None,
+        seconds=time.perf_counter() - begun,
+    )
     return json.dumps(asdict(compiled)).encode()
 
 
@@ -66,16 +73,31 @@ def _load(engine: wasmtime.Engine, kind: Kind, binary: bytes) -> Any:
     return Component(engine, binary)
 
 
+def _append_image(target: int, written: int, data: bytes, address: int, spaces: Spaces) -> Image:
+    """Write the image behind the code, where it can be mapped; the engine looks at what its own headers say."""
+    gap = image.padding(written)
+    _write(target, bytes(gap))
+    _write(target, data)
+    return Image(offset=written + gap, address=address, size=len(data), memory=spaces.memories[0].minimum * wasm.PAGE)
+
+
+def _write(target: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+
+
 def read_answer(answer: bytes) -> Compiled:
     """What the job answered; raises ModuleError with the reason why the module cannot be compiled."""
     found = json.loads(answer)
     if "refused" in found:
         raise ModuleError(found["refused"])
-    interface = found["interface"]
+    interface, mapped = found["interface"], found["image"]
     return Compiled(
         kind=Kind(found["kind"]),
         spaces=Spaces.from_json(found["spaces"]),
         interface=Interface.from_json(interface) if interface else None,
+        image=Image(**mapped) if mapped else None,
         seconds=found["seconds"],
     )
 

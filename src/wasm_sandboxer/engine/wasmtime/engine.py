@@ -162,7 +162,7 @@ class WasmtimeEngine:
 
             component = self.runtime.load_component(held.path)
             return ComponentProgram(self.runtime, component, digest, facts.spaces)
-        return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, facts)
+        return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, facts, held.fd)
 
     def _held(
         self,
@@ -189,6 +189,7 @@ class WasmtimeEngine:
             facts = Facts(
                 kind=compiled.kind,
                 spaces=compiled.spaces,
+                image=compiled.image,
                 interface=compiled.interface,
                 source=name,
                 source_size=len(source),

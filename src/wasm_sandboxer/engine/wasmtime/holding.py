@@ -8,21 +8,29 @@ import wasmtime
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.limits import bound, table_memory
-from wasm_sandboxer.engine.wasmtime.memories import too_much
+from wasm_sandboxer.engine.wasmtime.memories import MappedImage, too_much
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.guest import Guest
 
 
 @contextlib.contextmanager
-def held(runtime: Runtime, spaces: Spaces, guest: Guest, control: CellControl) -> Iterator[wasmtime.Store]:
-    """A store for the guest, on its thread, until it has ended; raises ModuleError if its pool has no room."""
+def held(
+    runtime: Runtime, spaces: Spaces, guest: Guest, control: CellControl, image: MappedImage | None = None
+) -> Iterator[wasmtime.Store]:
+    """A store for the guest, on its thread, until it has ended; raises ModuleError if its pool has no room.
+
+    `image` is what the guest's memory holds at the start.
+    """
     tables = table_memory(spaces, guest.limits)
     pool = control.memories.pool
     if (refusing := pool.charge(tables)) is not None:
         raise ModuleError(f"its instance could not be made: {too_much(tables, refusing)}")
     try:
-        with contextlib.closing(wasmtime.Store(runtime.engine)) as store, runtime.memories.made_for(control.memories):
+        with (
+            contextlib.closing(wasmtime.Store(runtime.engine)) as store,
+            runtime.memories.made_for(control.memories, image),
+        ):
             bound(store, spaces, guest.limits)
             control.guard(store)
             yield store

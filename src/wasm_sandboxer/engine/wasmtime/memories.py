@@ -2,7 +2,7 @@
 
 The engine asks for each memory when an instance is made (new_memory, in Python: no guest runs yet), grows it by
 machine code on the guest's thread, and gives it back when the store goes. What the engine's own allocator would do
-besides is lost: data segments are copied into a new memory instead of being mapped from the module.
+besides, mapping the data segments of a module instead of copying them, is done here too (image.py).
 
 A memory reserves its whole range at once and never moves: the guard the engine asks for lies behind it, and as
 much before it.
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from wasm_sandboxer.engine import pool as pools
+from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasmtime.binding import ffi
 from wasm_sandboxer.linux import memory
@@ -197,10 +198,28 @@ class GuestMemories:
         self.pool.release(gone.length)
 
 
+class MappedImage:
+    """What a guest's memory holds at the start, as a part of an open file that nobody changes."""
+
+    def __init__(self, file: int, image: Image) -> None:
+        self.file = file
+        self.image = image
+
+    def fits(self, minimum: int) -> bool:
+        """Whether a memory of this size is the one; the engine's other memories, for collected objects, are empty."""
+        return minimum == self.image.memory
+
+    def map_into(self, base: int) -> None:
+        """Show it in the memory that begins at `base`, copied where the guest writes; raises OSError."""
+        memory.map_private(base + self.image.address, self.image.size, self.file, self.image.offset)
+
+
 class _LinearMemory:
     """One mapping, and the words by which machine code knows it."""
 
-    def __init__(self, owner: GuestMemories, minimum: int, reserved: int, guard: int) -> None:
+    def __init__(
+        self, owner: GuestMemories, minimum: int, reserved: int, guard: int, image: MappedImage | None
+    ) -> None:
         """Raises OSError."""
         self.owner = owner
         capacity = _pages(max(minimum, reserved))
@@ -211,6 +230,8 @@ class _LinearMemory:
         try:
             if minimum:
                 memory.make_accessible(self.base, _pages(minimum))
+            if image is not None:
+                image.map_into(self.base)
         except OSError:
             memory.unmap(self._start, self._mapped)
             raise
@@ -249,9 +270,9 @@ class Memories:
         ffi.wasmtime_config_host_memory_creator_set(config.ptr(), ctypes.byref(creator))
 
     @contextmanager
-    def made_for(self, guest: GuestMemories) -> Iterator[None]:
-        """Memories that the calling thread's instances need meanwhile are this guest's."""
-        self._current.guest = guest
+    def made_for(self, guest: GuestMemories, image: MappedImage | None) -> Iterator[None]:
+        """What memories the calling thread needs meanwhile are this guest's, one of them with the image."""
+        self._current.guest, self._current.image = guest, image
         try:
             yield
         finally:
@@ -262,10 +283,15 @@ class Memories:
     ) -> int:
         try:
             guest: GuestMemories = self._current.guest
+            image: MappedImage | None = self._current.image
+            if image is not None and image.fits(minimum):
+                self._current.image = None  # it is the guest's; the next is another's
+            else:
+                image = None
             if (refusing := guest.pool.charge(minimum)) is not None:
                 return _error(too_much(minimum, refusing))
             try:
-                made = _LinearMemory(guest, minimum, reserved, guard)
+                made = _LinearMemory(guest, minimum, reserved, guard, image)
             except OSError as error:
                 guest.pool.release(minimum)
                 return _error(f"its memory cannot be mapped: {error.strerror}")

@@ -16,6 +16,7 @@ from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.holding import held
 from wasm_sandboxer.engine.wasmtime.instances import Import, Instances, instantiate
 from wasm_sandboxer.engine.wasmtime.limits import check_memory
+from wasm_sandboxer.engine.wasmtime.memories import MappedImage
 from wasm_sandboxer.engine.wasmtime.missing import describe_missing
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
 from wasm_sandboxer.errors import ModuleError
@@ -30,8 +31,10 @@ class CoreProgram:
 
     kind = Kind.MODULE
 
-    def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, facts: Facts) -> None:
+    def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, facts: Facts, file: int) -> None:
+        """`file` is the compiled file's descriptor, which stays open as long as the program is used."""
         assert facts.interface is not None  # a component has none
+        self._image = MappedImage(file, facts.image) if facts.image is not None else None
         self.digest = digest
         self.spaces = facts.spaces
         self.imports: tuple[ImportItem, ...] = facts.interface.imports
@@ -71,7 +74,7 @@ class CoreProgram:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
         name, arguments = self._entry(guest)
-        with held(self._runtime, self.spaces, guest, control) as store:
+        with held(self._runtime, self.spaces, guest, control, self._image) as store:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
             try:
