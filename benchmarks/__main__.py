@@ -21,6 +21,7 @@ NAMES = {
     "churn": "pods that come and go: what grows (python -m benchmarks.churn --count 2000)",
     "kill": "kill to Wait's return among 500 guests",
     "fairness": "who gets how much of a processor: quotas, weights, neighbours",
+    "groups": "a sandbox's control groups, and what a thousand sandboxes leave",
     "stats": "what it costs to ask what a thousand containers use",
 }
 

@@ -4,6 +4,7 @@ The floor is the same daemon with an engine that does nothing (benchmarks.null),
 floor is what running WebAssembly costs. Needs root.
 """
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from testing.vm import SLOWNESS
 OURS, FLOOR = "ours", "floor"
 IMAGE = "localhost/bench:1"
 MODULES = ("hello", "sleep", "spin")
+_CGROUPS = Path("/sys/fs/cgroup")
 _SLOWNESS = float(os.environ.get(SLOWNESS, "1"))
 _STARTING, _STOPPING = 20.0 * _SLOWNESS, 30.0 * _SLOWNESS  # seconds
 _SETTLE = 0.3  # seconds for what was set off to come to its end
@@ -106,6 +108,12 @@ class Daemon:
             "state files": sum(len(files) for _, _, files in os.walk(self.state)),
             "mappings": len((process / "maps").read_text().splitlines()),
         }
+
+    def groups(self) -> int:
+        """How many control groups it has, counted in each hierarchy."""
+        name = f"wasm-sandboxer-{hashlib.sha256(os.fsencode(self.state)).hexdigest()[:8]}"
+        tops = [top / name for top in (_CGROUPS, *_CGROUPS.iterdir())]
+        return sum(1 for top in tops for _ in os.walk(top))
 
     def log_tail(self, lines: int = 20) -> str:
         """The end of its log."""

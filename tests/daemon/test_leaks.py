@@ -27,6 +27,7 @@ def held(daemon, folder):
         "mounts": len(daemon.mounts(folder)),
         "records": len(daemon.records()),
         "groups": len(daemon.groups()),
+        "namespaces": sum(1 for each in daemon.descriptors() if each.startswith("net:")),
     }
 
 
@@ -103,7 +104,7 @@ def test_nothing_stays_of_sandboxes(daemon, connect, bundles, tmp_path):
     with controller(daemon.listen) as pods:
 
         def one(number):
-            pods.Create(sandbox_id=f"pod{number}")
+            pods.Create(sandbox_id=f"pod{number}", netns_path="/proc/self/ns/net" if number % 4 else "")
             pods.Start(sandbox_id=f"pod{number}")
             waiting = pods.begin("Wait", sandbox_id=f"pod{number}")
             if number % 3:

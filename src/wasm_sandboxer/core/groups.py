@@ -6,6 +6,7 @@ Groups are made and removed in worker threads. The daemon itself stays in its ow
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from wasm_sandboxer.errors import Unsupported, WasmSandboxerError
@@ -82,16 +83,19 @@ class Groups:
                 if time.monotonic() > deadline:
                     _log.warning("a control group is left behind: %s", error)
                     return
-                self._bring_home(group)
+                with suppress(OSError):
+                    self.bring_home(group.threads())
+                time.sleep(0.002)
             else:
                 return
 
-    def _bring_home(self, group: Group) -> None:
-        with suppress(OSError):
-            for tid in group.threads():
-                with suppress(OSError):  # it has ended meanwhile
-                    self._home.add_thread(tid)
-        time.sleep(0.002)
+    def bring_home(self, threads: Iterable[int]) -> None:
+        """Move threads into the daemon's own group."""
+        if self._root is None:
+            return
+        for tid in threads:
+            with suppress(OSError):  # it has ended meanwhile
+                self._home.add_thread(tid)
 
     def close(self) -> None:
         """Remove all groups, but those that something is still in."""

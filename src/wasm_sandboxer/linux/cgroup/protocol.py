@@ -35,14 +35,36 @@ class GroupLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryUsage:
+    """Memory in bytes, of a container or a sandbox.
+
+    used: what counts against the limit; of it resident: what is really in memory; peak: the most that was used.
+    limit: None for none. refused: how often more was refused; kills: how many guests ended of that.
+    """
+
+    used: int = 0
+    resident: int = 0
+    peak: int = 0
+    limit: int | None = None
+    refused: int = 0
+    kills: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a group's threads have used: CPU microseconds, enforcement periods, threads now."""
+    """What a group's threads have used: CPU microseconds, enforcement periods, threads now.
+
+    user: what of the CPU time was spent in the guest's own code, where that is known.
+    memory: where the kernel charges it to the group, which it does for whole processes alone.
+    """
 
     cpu: int = 0
+    user: int = 0
     periods: int = 0
     throttled_periods: int = 0
     throttled: int = 0
     pids: int = 0
+    memory: MemoryUsage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ Source: kernel documentation, admin-guide/cgroup-v2, "Threads".
 from contextlib import suppress
 from pathlib import Path
 
+from wasm_sandboxer.linux.cgroup.files import Budget, Counters, table
 from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
 
 _DEFAULT_PERIOD = 100_000
@@ -16,9 +17,13 @@ _DEFAULT_PERIOD = 100_000
 class V2Group:
     """See Group. `controllers` are those that may be enabled for children."""
 
-    def __init__(self, folder: Path, controllers: frozenset[str], *, threaded: bool = True) -> None:
+    def __init__(
+        self, folder: Path, controllers: frozenset[str], *, threaded: bool = True, budget: Budget | None = None
+    ) -> None:
         """Make the group; `threaded` is False for the daemon's own, which is the domain."""
         self._folder = folder
+        self._budget = budget or Budget()
+        self._counters = Counters(self._budget)
         self._controllers = controllers
         if not threaded:
             return
@@ -31,7 +36,7 @@ class V2Group:
 
     def child(self, name: str) -> "V2Group":
         """See Group."""
-        made = V2Group(self._folder / name, self._controllers)
+        made = V2Group(self._folder / name, self._controllers, budget=self._budget)
         self._enable()  # only after the first threaded child: it makes this group a thread root
         return made
 
@@ -56,14 +61,18 @@ class V2Group:
 
     def usage(self) -> Usage:
         """See Group."""
-        stat = dict(line.split() for line in (self._folder / "cpu.stat").read_text().splitlines())
-        pids = self._folder / "pids.current"
+        stat = table(self._counters.read(f"{self._folder}/cpu.stat"))
+        try:
+            pids = int(self._counters.read(f"{self._folder}/pids.current"))
+        except FileNotFoundError:  # the controller is not enabled
+            pids = 0
         return Usage(
-            cpu=int(stat.get("usage_usec", 0)),
-            periods=int(stat.get("nr_periods", 0)),
-            throttled_periods=int(stat.get("nr_throttled", 0)),
-            throttled=int(stat.get("throttled_usec", 0)),
-            pids=int(pids.read_text()) if pids.exists() else 0,
+            cpu=stat.get(b"usage_usec", 0),
+            user=stat.get(b"user_usec", 0),
+            periods=stat.get(b"nr_periods", 0),
+            throttled_periods=stat.get(b"nr_throttled", 0),
+            throttled=stat.get(b"throttled_usec", 0),
+            pids=pids,
         )
 
     def threads(self) -> list[int]:
@@ -76,6 +85,7 @@ class V2Group:
 
     def remove(self) -> None:
         """See Group."""
+        self._counters.close()
         with suppress(FileNotFoundError):
             self._folder.rmdir()
 
