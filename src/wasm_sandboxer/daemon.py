@@ -19,12 +19,13 @@ from wasm_sandboxer.core.events import EventQueue
 from wasm_sandboxer.core.groups import Groups
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandboxer import Sandboxer
+from wasm_sandboxer.core.strays import Strays
 from wasm_sandboxer.core.task import Tools
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Engine
 from wasm_sandboxer.engine.store import ModuleStore
-from wasm_sandboxer.engine.wasmtime.engine import CompileBounds, WasmtimeEngine, store_key
+from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, CompileBounds, WasmtimeEngine, store_key
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, Unavailable
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer
@@ -85,6 +86,8 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         await sandboxer.recover()
         publishing = asyncio.create_task(Publisher(queue, config.containerd).run())
         stack.callback(publishing.cancel)
+        strays = Strays(groups, workers, ENGINE_THREAD, sandboxer.threads)
+        stack.callback(asyncio.create_task(strays.run()).cancel)
         stop = _stop_signal(reload)
         async with _sockets(config, sandboxer):
             systemd.notify("READY=1")

@@ -26,6 +26,7 @@ from wasm_sandboxer.core.task import Request, Surroundings, Task, TaskProcess, T
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
 from wasm_sandboxer.guest import Network
+from wasm_sandboxer.linux.cgroup.host import Version
 from wasm_sandboxer.spec import SANDBOX_ID, Resources, Spec
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,11 @@ class Sandboxer:
         self._tasks: dict[Key, Task] = {}
         self._creating: dict[Key, asyncio.Future[None]] = {}
         self._ending = False
+
+    @property
+    def cgroup_version(self) -> Version:
+        """Whose metrics describe this host."""
+        return self._tools.groups.version
 
     # ---- sandboxes ----
 
@@ -138,8 +144,8 @@ class Sandboxer:
             process = await task.delete()
             del self._tasks[namespace, ident]
         sandbox = self._sandboxes.get((namespace, task.sandbox))
-        if sandbox is not None:
-            sandbox.tasks.pop(ident, None)
+        if sandbox is not None and sandbox.tasks.pop(ident, None) is not None:
+            sandbox.past_oom_count += task.oom_count
         return process
 
     def task(self, namespace: str, ident: str) -> Task:
@@ -152,6 +158,15 @@ class Sandboxer:
     def tasks(self) -> list[Task]:
         """All of them."""
         return list(self._tasks.values())
+
+    def threads(self) -> set[int]:
+        """The threads that guests run on."""
+        return {
+            each.run.pid
+            for task in self._tasks.values()
+            for each in (task.init, *task.execs.values())
+            if not each.run.exit.done()
+        }
 
     # ---- the daemon's own life ----
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from wasm_sandboxer.engine.wasmtime.component import ComponentProgram
 
 MAX_SOURCE = 512 << 20
+ENGINE_THREAD = "tokio-rt-worker"  # what the engine's own threads are called, in wasmtime 47
 _KEPT_PROGRAMS = 32
 _log = logging.getLogger(__name__)
 # A call about files starts the engine's runtime, also one about a file that is not there.
