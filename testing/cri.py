@@ -214,6 +214,10 @@ class Cri:
         """The PodSandboxStats; containerd up to 2.3 needs the pod's cgroup for them."""
         return self.runtime.PodSandboxStats(pod_sandbox_id=pod.id).stats
 
+    def all_pod_stats(self) -> list[Any]:
+        """The PodSandboxStats of all ready pods; up to 2.3 all fail if the cgroup of one cannot be read."""
+        return list(self.runtime.ListPodSandboxStats().stats)
+
     def port_forward(self, pod: Pod, port: int, *, wire: Wire = Wire.WEBSOCKET) -> Forward:
         """Connect to a port on the pod's localhost."""
         url = self.runtime.PortForward(pod_sandbox_id=pod.id, port=[port]).url

@@ -54,13 +54,51 @@ def test_statistics_of_many_containers_at_once(cri, run):
     assert {container.id for container in containers} <= found
 
 
+def test_statistics_tell_linear_memory_what_of_it_is_there_and_the_limit(cri, run):
+    limit, taken = 64 << 20, 24 << 20
+    hog = run("/memhog.wasm", "24", "8", "hold", resources={"memory_limit_in_bytes": limit})
+    cri.wait_output(hog, b"24 MiB")
+    memory = cri.stats(hog).memory
+    assert taken <= memory.usage_bytes.value <= taken + (1 << 20)
+    assert taken <= memory.rss_bytes.value <= memory.usage_bytes.value
+    assert memory.working_set_bytes.value == memory.usage_bytes.value
+    assert memory.available_bytes.value == limit - memory.usage_bytes.value
+
+
+def test_the_rate_of_cpu_comes_of_two_listings(cri, run):
+    spinner, sleeper = run("/spin.wasm"), run("/sleep.wasm", "forever")
+    rates = {}
+    for _ in range(2):
+        time.sleep(0.3)
+        rates = {each.attributes.id: each.cpu.usage_nano_cores.value for each in cri.all_stats()}
+    assert rates[spinner.id] > 10e6
+    assert rates[sleeper.id] < 5e6
+
+
 def test_statistics_of_a_pod(node, cri):
     pod = cri.run_pod("counted", cgroup_parent=node.containerd.cgroup_parent("counted"))
-    container = cri.run(pod, IMAGE, command=["/spin.wasm"])
+    spinner = cri.run(pod, IMAGE, name="spinner", command=["/spin.wasm"])
+    hog = cri.run(pod, IMAGE, name="hog", command=["/memhog.wasm"], args=["8", "8", "hold"])
+    cri.wait_output(hog, b"8 MiB")
     time.sleep(0.1)
     stats = cri.pod_stats(pod)
     assert stats.attributes.id == pod.id
-    assert [each.attributes.id for each in stats.linux.containers] == [container.id]
+    found = {each.attributes.id: each for each in stats.linux.containers}
+    assert set(found) == {spinner.id, hog.id}
+    assert found[spinner.id].cpu.usage_core_nano_seconds.value > 10e6
+    assert found[hog.id].memory.usage_bytes.value >= 8 << 20
+    assert stats.linux.process.process_count.value == 2
+    assert pod.id in {each.attributes.id for each in cri.all_pod_stats()}
+
+
+def test_a_pods_own_cgroup_stays_empty_which_is_all_that_containerd_before_2_4_looks_at(node, cri):
+    """A pod's CPU and memory in PodSandboxStats are those of `cgroup_parent`, in which no thread of ours may be."""
+    pod = cri.run_pod("outside", cgroup_parent=node.containerd.cgroup_parent("outside"))
+    cri.run(pod, IMAGE, command=["/spin.wasm"])
+    time.sleep(0.1)
+    stats = cri.pod_stats(pod).linux
+    assert stats.cpu.usage_core_nano_seconds.value == 0
+    assert stats.containers[0].cpu.usage_core_nano_seconds.value > 10e6
 
 
 def test_metrics_through_ctr(node, cri, spinner):

@@ -70,7 +70,7 @@ def test_show_tells_all_of_a_container_by_id_or_name(
     assert int(shown["memory_limit"]) == 64 << 20
     assert int(shown["memory"]) > 0
     assert shown["preopens"][0]["guest"] == "/"
-    assert f"id:           {sleeper}" in ask("show", "sleeper").stdout
+    assert f"id:              {sleeper}" in ask("show", "sleeper").stdout
 
 
 def test_stats_measures_memory_and_cpu(ask: Callable[..., "subprocess.CompletedProcess[str]"], sleeper: str) -> None:

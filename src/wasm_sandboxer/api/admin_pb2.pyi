@@ -34,7 +34,7 @@ class Daemon(_message.Message):
     def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Sandbox(_message.Message):
-    __slots__ = ("namespace", "id", "name", "handler", "ready", "created_at", "netns")
+    __slots__ = ("namespace", "id", "name", "handler", "ready", "created_at", "netns", "cpu_usec", "memory", "memory_resident", "memory_limit", "threads", "containers", "memory_kills")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,13 @@ class Sandbox(_message.Message):
     READY_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     NETNS_FIELD_NUMBER: _ClassVar[int]
+    CPU_USEC_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_RESIDENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_KILLS_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     id: str
     name: str
@@ -49,10 +56,17 @@ class Sandbox(_message.Message):
     ready: bool
     created_at: _timestamp_pb2.Timestamp
     netns: str
-    def __init__(self, namespace: _Optional[str] = ..., id: _Optional[str] = ..., name: _Optional[str] = ..., handler: _Optional[str] = ..., ready: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., netns: _Optional[str] = ...) -> None: ...
+    cpu_usec: int
+    memory: int
+    memory_resident: int
+    memory_limit: int
+    threads: int
+    containers: int
+    memory_kills: int
+    def __init__(self, namespace: _Optional[str] = ..., id: _Optional[str] = ..., name: _Optional[str] = ..., handler: _Optional[str] = ..., ready: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., netns: _Optional[str] = ..., cpu_usec: _Optional[int] = ..., memory: _Optional[int] = ..., memory_resident: _Optional[int] = ..., memory_limit: _Optional[int] = ..., threads: _Optional[int] = ..., containers: _Optional[int] = ..., memory_kills: _Optional[int] = ...) -> None: ...
 
 class Container(_message.Message):
-    __slots__ = ("namespace", "id", "sandbox", "pod", "name", "image", "module", "args", "state", "pid", "created_at", "started_at", "exited_at", "exit_status", "reason", "message", "cpu_usec", "memory", "memory_limit", "execs", "bundle", "preopens")
+    __slots__ = ("namespace", "id", "sandbox", "pod", "name", "image", "module", "args", "state", "pid", "created_at", "started_at", "exited_at", "exit_status", "reason", "message", "cpu_usec", "memory", "memory_limit", "execs", "bundle", "preopens", "memory_resident", "memory_peak", "threads", "memory_kills")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     SANDBOX_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +89,10 @@ class Container(_message.Message):
     EXECS_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PREOPENS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_RESIDENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PEAK_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_KILLS_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     id: str
     sandbox: str
@@ -97,7 +115,11 @@ class Container(_message.Message):
     execs: int
     bundle: str
     preopens: _containers.RepeatedCompositeFieldContainer[Preopen]
-    def __init__(self, namespace: _Optional[str] = ..., id: _Optional[str] = ..., sandbox: _Optional[str] = ..., pod: _Optional[str] = ..., name: _Optional[str] = ..., image: _Optional[str] = ..., module: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., exited_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., exit_status: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., cpu_usec: _Optional[int] = ..., memory: _Optional[int] = ..., memory_limit: _Optional[int] = ..., execs: _Optional[int] = ..., bundle: _Optional[str] = ..., preopens: _Optional[_Iterable[_Union[Preopen, _Mapping]]] = ...) -> None: ...
+    memory_resident: int
+    memory_peak: int
+    threads: int
+    memory_kills: int
+    def __init__(self, namespace: _Optional[str] = ..., id: _Optional[str] = ..., sandbox: _Optional[str] = ..., pod: _Optional[str] = ..., name: _Optional[str] = ..., image: _Optional[str] = ..., module: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., exited_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., exit_status: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., cpu_usec: _Optional[int] = ..., memory: _Optional[int] = ..., memory_limit: _Optional[int] = ..., execs: _Optional[int] = ..., bundle: _Optional[str] = ..., preopens: _Optional[_Iterable[_Union[Preopen, _Mapping]]] = ..., memory_resident: _Optional[int] = ..., memory_peak: _Optional[int] = ..., threads: _Optional[int] = ..., memory_kills: _Optional[int] = ...) -> None: ...
 
 class Preopen(_message.Message):
     __slots__ = ("guest", "host", "writable")

@@ -5,8 +5,10 @@ import time
 
 from wasm_sandboxer import __version__
 from wasm_sandboxer.api import admin_pb2 as pb
+from wasm_sandboxer.core.sandbox import Sandbox
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.task import Task
+from wasm_sandboxer.core.usage import sandbox_usage, task_usage
 from wasm_sandboxer.rpc.call import Context
 from wasm_sandboxer.rpc.convert import exit_status, timestamp
 
@@ -27,25 +29,34 @@ class Admin:
         del request, context
         return pb.ListResponse(
             daemon=pb.Daemon(version=__version__, pid=os.getpid(), started_at=timestamp(self._started_at)),
-            sandboxes=[
-                pb.Sandbox(
-                    namespace=sandbox.record.namespace,
-                    id=sandbox.id,
-                    name=sandbox.record.name,
-                    handler=sandbox.record.handler,
-                    ready=sandbox.ready,
-                    created_at=timestamp(sandbox.record.created_at),
-                    netns=sandbox.record.netns_path,
-                )
-                for sandbox in self._sandboxer.sandboxes()
-            ],
+            sandboxes=[_sandbox(sandbox) for sandbox in self._sandboxer.sandboxes()],
             containers=[_container(task) for task in self._sandboxer.tasks()],
         )
 
 
+def _sandbox(sandbox: Sandbox) -> pb.Sandbox:
+    usage, memory = sandbox_usage(sandbox)
+    return pb.Sandbox(
+        namespace=sandbox.record.namespace,
+        id=sandbox.id,
+        name=sandbox.record.name,
+        handler=sandbox.record.handler,
+        ready=sandbox.ready,
+        created_at=timestamp(sandbox.record.created_at),
+        netns=sandbox.record.netns_path,
+        cpu_usec=usage.cpu,
+        memory=memory.used,
+        memory_resident=memory.resident,
+        memory_limit=memory.limit or 0,
+        threads=usage.pids,
+        containers=len(sandbox.tasks),
+        memory_kills=memory.kills,
+    )
+
+
 def _container(task: Task) -> pb.Container:
     process = task.init
-    processes = [process, *task.execs.values()]
+    usage, memory = task_usage(task)
     end = process.exited.result() if process.exited.done() else None
     function = f"#{task.guest.function}" if task.guest.function else ""
     return pb.Container(
@@ -65,9 +76,13 @@ def _container(task: Task) -> pb.Container:
         exit_status=exit_status(process),
         reason=end.reason if end is not None else "",
         message=end.message if end is not None else "",
-        cpu_usec=int(sum(each.run.cpu_time() for each in processes) * 1e6),
-        memory=sum(each.run.memory() for each in processes),
-        memory_limit=task.guest.limits.memory or 0,
+        cpu_usec=usage.cpu,
+        memory=memory.used,
+        memory_resident=memory.resident,
+        memory_peak=memory.peak,
+        memory_limit=memory.limit or 0,
+        memory_kills=memory.kills,
+        threads=usage.pids,
         execs=sum(1 for each in task.execs.values() if not each.exited.done()),
         bundle=str(task.bundle),
         preopens=[

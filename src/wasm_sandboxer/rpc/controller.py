@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import time
 from typing import Any
 
 from wasm_sandboxer.api import sandbox_pb2 as pb
+from wasm_sandboxer.api import types_pb2
 from wasm_sandboxer.core.sandbox import Sandbox
 from wasm_sandboxer.core.sandboxer import Sandboxer
-from wasm_sandboxer.errors import NotFound
+from wasm_sandboxer.core.usage import sandbox_usage
 from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
 from wasm_sandboxer.rpc.convert import platform_message, sandbox_record, timestamp
+from wasm_sandboxer.rpc.metrics import metrics_message
 
 TASK_VERSION = 3
 READY, NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
@@ -86,9 +89,13 @@ class Controller:
         return pb.ControllerShutdownResponse()
 
     def Metrics(self, request: pb.ControllerMetricsRequest, context: Context) -> pb.ControllerMetricsResponse:
-        """What the sandbox uses: nothing is measured for it as a whole yet, which NOT_FOUND says best."""
-        self._sandbox(request, context)
-        raise NotFound(f"no metrics of sandbox {request.sandbox_id} as a whole")
+        """What the sandbox uses; asked by containerd from 2.4 on, which looks at the host's groups before."""
+        sandbox = self._sandbox(request, context)
+        usage, memory = sandbox_usage(sandbox)
+        data = metrics_message(self._sandboxer.cgroup_version, usage, memory)
+        return pb.ControllerMetricsResponse(
+            metrics=types_pb2.Metric(timestamp=timestamp(time.time()), id=sandbox.id, data=data)
+        )
 
     def Update(self, request: pb.ControllerUpdateRequest, context: Context) -> pb.ControllerUpdateResponse:
         """Take over what changed of the pod: nothing that is kept here."""

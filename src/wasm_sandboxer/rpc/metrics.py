@@ -1,40 +1,31 @@
-"""What a container uses, as the cgroup metrics messages that containerd and the kubelet read.
+"""What containers and sandboxes use, as the cgroup metrics messages that containerd and the kubelet read; pure.
 
-In the host's own cgroup version. CPU and threads are the kernel's count where the container has a group, else
-the clocks of its threads; memory is the engine's, since the kernel counts it to the whole daemon.
+In the host's own cgroup version. containerd's CRI makes of them: the working set from memory usage less inactive
+file pages (of which a guest's memory has none), RSS from total_rss or anon, the available from the limit.
 """
 
 from google.protobuf.any_pb2 import Any
 
 from wasm_sandboxer.api import cgroups_v1_pb2, cgroups_v2_pb2, typeurl
-from wasm_sandboxer.core.task import Task
 from wasm_sandboxer.linux.cgroup.host import Version
-from wasm_sandboxer.linux.cgroup.protocol import Usage
+from wasm_sandboxer.linux.cgroup.protocol import MemoryUsage, Usage
 
 _NO_LIMIT = (1 << 64) - 1
 
 
-def task_metrics(task: Task) -> Any:
-    """The metrics message of a container."""
-    processes = [task.init, *task.execs.values()]
-    memory = sum(process.run.memory() for process in processes)
-    limit = task.guest.limits.memory or _NO_LIMIT
-    usage = task.group.usage() if task.group is not None else _own_count(task)
-    message = _v1 if task.tools.groups.version is Version.V1 else _v2
-    return typeurl.pack(message(usage, memory, limit))
+def metrics_message(version: Version, usage: Usage, memory: MemoryUsage) -> Any:
+    """The metrics message of this version, packed."""
+    return typeurl.pack((_v1 if version is Version.V1 else _v2)(usage, memory))
 
 
-def _own_count(task: Task) -> Usage:
-    processes = [task.init, *task.execs.values()]
-    running = sum(1 for each in processes if each.run.pid and not each.exited.done())
-    return Usage(cpu=int(sum(process.run.cpu_time() for process in processes) * 1e6), pids=running)
-
-
-def _v1(usage: Usage, memory: int, limit: int) -> cgroups_v1_pb2.Metrics:
+def _v1(usage: Usage, memory: MemoryUsage) -> cgroups_v1_pb2.Metrics:
+    limit = _limit(memory)
     return cgroups_v1_pb2.Metrics(
         pids=cgroups_v1_pb2.PidsStat(current=usage.pids),
         cpu=cgroups_v1_pb2.CPUStat(
-            usage=cgroups_v1_pb2.CPUUsage(total=usage.cpu * 1000, user=usage.cpu * 1000),
+            usage=cgroups_v1_pb2.CPUUsage(
+                total=usage.cpu * 1000, user=usage.user * 1000, kernel=(usage.cpu - usage.user) * 1000
+            ),
             throttling=cgroups_v1_pb2.Throttle(
                 periods=usage.periods,
                 throttled_periods=usage.throttled_periods,
@@ -42,22 +33,32 @@ def _v1(usage: Usage, memory: int, limit: int) -> cgroups_v1_pb2.Metrics:
             ),
         ),
         memory=cgroups_v1_pb2.MemoryStat(
-            rss=memory, total_rss=memory, usage=cgroups_v1_pb2.MemoryEntry(usage=memory, limit=limit)
+            rss=memory.resident,
+            total_rss=memory.resident,
+            hierarchical_memory_limit=limit,
+            usage=cgroups_v1_pb2.MemoryEntry(usage=memory.used, max=memory.peak, limit=limit, failcnt=memory.refused),
         ),
-        memory_oom_control=cgroups_v1_pb2.MemoryOomControl(),
+        memory_oom_control=cgroups_v1_pb2.MemoryOomControl(oom_kill=memory.kills),
     )
 
 
-def _v2(usage: Usage, memory: int, limit: int) -> cgroups_v2_pb2.Metrics:
+def _v2(usage: Usage, memory: MemoryUsage) -> cgroups_v2_pb2.Metrics:
     return cgroups_v2_pb2.Metrics(
         pids=cgroups_v2_pb2.PidsStat(current=usage.pids),
         cpu=cgroups_v2_pb2.CPUStat(
             usage_usec=usage.cpu,
-            user_usec=usage.cpu,
+            user_usec=usage.user,
+            system_usec=usage.cpu - usage.user,
             nr_periods=usage.periods,
             nr_throttled=usage.throttled_periods,
             throttled_usec=usage.throttled,
         ),
-        memory=cgroups_v2_pb2.MemoryStat(usage=memory, anon=memory, usage_limit=limit),
-        memory_events=cgroups_v2_pb2.MemoryEvents(),
+        memory=cgroups_v2_pb2.MemoryStat(
+            usage=memory.used, max_usage=memory.peak, usage_limit=_limit(memory), anon=memory.resident
+        ),
+        memory_events=cgroups_v2_pb2.MemoryEvents(max=memory.refused, oom=memory.refused, oom_kill=memory.kills),
     )
+
+
+def _limit(memory: MemoryUsage) -> int:
+    return _NO_LIMIT if memory.limit is None else memory.limit

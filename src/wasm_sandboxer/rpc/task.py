@@ -15,10 +15,11 @@ from wasm_sandboxer.api import task_types_pb2, typeurl
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.task import Task as DomainTask
 from wasm_sandboxer.core.task import TaskProcess
+from wasm_sandboxer.core.usage import task_usage
 from wasm_sandboxer.errors import InvalidArgument, Unsupported
 from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
 from wasm_sandboxer.rpc.convert import exit_status, state_response, stream_names, task_request, timestamp
-from wasm_sandboxer.rpc.metrics import task_metrics
+from wasm_sandboxer.rpc.metrics import metrics_message
 from wasm_sandboxer.spec import parse_process, parse_resources
 
 
@@ -123,7 +124,8 @@ class Task:
 
     def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
         """What the container uses, as far as the engine and its threads know."""
-        return pb.StatsResponse(stats=task_metrics(self._task(request, context)))
+        usage, memory = task_usage(self._task(request, context))
+        return pb.StatsResponse(stats=metrics_message(self._sandboxer.cgroup_version, usage, memory))
 
     def Checkpoint(self, request: pb.CheckpointTaskRequest, context: Context) -> Empty:
         """Never: no engine here can write a running instance down."""
