@@ -119,6 +119,7 @@ def test_threads_and_throttling_are_what_the_kernel_counts(
     ident = run("spin", linux={"resources": {"cpu": {"quota": 10000, "period": 100000}}})
     time.sleep(0.5)
     pause(ttrpc, ident)
+    time.sleep(0.3)  # until its group, which may be throttled, has come to a new period
     found = stats(ident)
     lines = (group_of(daemon, ident, "cpu") / "cpu.stat").read_text().split()
     kernels = dict(zip(lines[::2], map(int, lines[1::2]), strict=True))
