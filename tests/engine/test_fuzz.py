@@ -18,9 +18,8 @@ from tests.support.guests import new_engine
 from tests.support.modules import COMPONENT_PREAMBLE, PREAMBLE, section
 from wasm_sandboxer.cli import one_line
 from wasm_sandboxer.cli.grants import environment, preopens
-from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.engine import values, wasm
 from wasm_sandboxer.engine.interface import Signature, interface_of
-from wasm_sandboxer.engine.wasmtime import values
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
 from wasm_sandboxer.errors import InvalidArgument, ModuleError, ResourceExhausted, WasmSandboxerError
 from wasm_sandboxer.guest import Guest

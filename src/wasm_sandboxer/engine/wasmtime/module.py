@@ -7,10 +7,12 @@ from typing import Any
 
 import wasmtime
 
+from wasm_sandboxer.engine.entry import COMMAND, REACTOR, describe_entry, entry_of
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
 from wasm_sandboxer.engine.store import Facts
-from wasm_sandboxer.engine.wasmtime import binding, traps, values, wasi
+from wasm_sandboxer.engine.values import format_result
+from wasm_sandboxer.engine.wasmtime import binding, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.holding import held
@@ -22,8 +24,6 @@ from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import syscall
-
-COMMAND, REACTOR = "_start", "_initialize"
 
 
 class CoreProgram:
@@ -50,13 +50,7 @@ class CoreProgram:
         if self._missing:
             return [self._missing]
         lines = [f"WASI preview 1 ({len(self._imports)} functions)" if self._imports else "no WASI"]
-        entry = next((name for name in (COMMAND, "", REACTOR) if name in self._functions), None)
-        match entry:
-            case None | "_initialize":
-                what = "a reactor" if entry else "a library"
-                lines.append(f"a function to call: it is {what}{self._what_it_exports()}")
-            case _:
-                lines.append(f"nothing more: it is a command ({entry or 'its unnamed export'})")
+        lines.append(describe_entry(self._functions))
         return lines
 
     def check(self, guest: Guest) -> None:
@@ -64,7 +58,7 @@ class CoreProgram:
         if self._missing:
             raise ModuleError(self._missing)
         check_memory(self.spaces, guest.limits)
-        self._entry(guest)
+        entry_of(self._functions, guest)
 
     def control(self, guest: Guest, stdio: Stdio, pool: MemoryPool | None) -> CellControl:
         """See Program."""
@@ -73,7 +67,7 @@ class CoreProgram:
     def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
-        name, arguments = self._entry(guest)
+        name, arguments = entry_of(self._functions, guest)
         with held(self._runtime, self.spaces, guest, control, self._image) as store:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
@@ -99,28 +93,6 @@ class CoreProgram:
             return describe_missing(self._runtime, self.imports, str(error))
         return ""
 
-    def _entry(self, guest: Guest) -> tuple[str, list[int | float]]:
-        if REACTOR in self._functions and self._functions[REACTOR].params:
-            raise ModuleError(f"its {REACTOR} takes parameters, so it is no WASI reactor")
-        if guest.function is not None and guest.function != COMMAND:
-            ty = self._functions.get(guest.function)
-            if ty is None:
-                raise ModuleError(f"it exports no function {guest.function!r}{self._what_it_exports()}")
-            return guest.function, values.parse_arguments(guest.function, ty, guest.argv[1:])
-        for name in (COMMAND, "", REACTOR):
-            if name in self._functions:
-                if self._functions[name].params:
-                    raise ModuleError(f"its {name} takes parameters, so it is no WASI command")
-                return name, []
-        raise ModuleError(f"it has no {COMMAND} to run{self._what_it_exports()}")
-
-    def _what_it_exports(self) -> str:
-        names = [name for name in self._functions if name != REACTOR]
-        if not names:
-            return "; it exports no function at all"
-        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-        return f"; name one as MODULE#FUNCTION: {shown}"
-
     def _enter(self, made: Instances, name: str, arguments: list[int | float], out: int | None) -> None:
         """Call the guest's function, after `_initialize` in a reactor."""
         if name != COMMAND and REACTOR in self._functions:
@@ -144,4 +116,4 @@ class CoreProgram:
 
 def _result(kind: str, value: Any) -> str:
     known = kind in {"i32", "i64", "f32", "f64"}
-    return values.format_result(kind, getattr(value.of, kind)) if known else f"({kind})"
+    return format_result(kind, getattr(value.of, kind)) if known else f"({kind})"
