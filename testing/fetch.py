@@ -1,4 +1,4 @@
-"""Owns where containerd's binaries, and a kernel to boot, come from: Debian's packages, unpacked into this checkout.
+"""Owns where the programs come from that tests use, and a kernel to boot: Debian's packages, unpacked here.
 
 The machine stays as it is: apt runs with sources, lists, cache and state of its own, its hooks are switched
 off, and packages are unpacked, never installed. The mirror is the one the machine's own apt sources name.
@@ -12,6 +12,7 @@ import json
 import lzma
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "containerd"
 """Where binaries are kept between runs."""
@@ -26,10 +28,14 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache" / "containerd"
 OVERRIDE = "WASM_SANDBOXER_TEST_CONTAINERD"
 """Environment variable: a folder with containerd, ctr and the runc shim (and perhaps runc), used instead."""
 
+WASMEDGE_OVERRIDE = "WASM_SANDBOXER_TEST_WASMEDGE"
+"""Environment variable: a wasmedge that is used instead."""
+
 OLDEST = (2, 1)
 """The oldest containerd the tests are written for."""
 
 _SUITES = ("testing", "unstable")
+_WASMEDGE_SUITES = ("trixie",)  # which has the version that our engine knows
 _APT_SECONDS = 600
 _KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.pgp",  # the name from Debian 13 on
@@ -116,7 +122,7 @@ class Kernel:
 
 def kernel() -> Kernel:
     """Debian's kernel for this release, with the modules a virtual machine mounts its root by. Raises FetchError."""
-    tree = _tree("linux-image-amd64", (_codename(),), _keep_kernel, stands_for="linux-image-")
+    tree = _tree("linux-image-amd64", (_codename(),), _keep_kernel, _what_it_stands_for)
     facts = json.loads((tree / "complete.json").read_text())
     modules = tuple(tree / name for name in facts["modules"])
     return Kernel(release=facts["release"], image=tree / facts["image"], modules=modules)
@@ -125,6 +131,17 @@ def kernel() -> Kernel:
 def busybox() -> Path:
     """A shell and its tools in one static program. Raises FetchError."""
     return _tree("busybox-static", (_codename(),), _check_busybox) / "bin/busybox"
+
+
+def wasmedge() -> Path:
+    """A WasmEdge that runs here, with libraries of its own: the machine's libc may be too old for it.
+
+    Raises FetchError.
+    """
+    override = os.environ.get(WASMEDGE_OVERRIDE)
+    if override:
+        return Path(override)
+    return _tree("wasmedge", _WASMEDGE_SUITES, _check_wasmedge, _with_all_it_needs) / "wasmedge"
 
 
 def crictl() -> Path | None:
@@ -154,39 +171,55 @@ def debian_mirrors(etc: Path = Path("/etc/apt")) -> list[Mirror]:
     return list(dict.fromkeys(mirrors))
 
 
-def _tree(
-    package: str, suites: Sequence[str], check: Callable[[Path], Mapping[str, object]], *, stands_for: str = ""
-) -> Path:
-    """The folder `package` is unpacked in; fetched under a lock unless it is there already.
+Check: TypeAlias = Callable[[Path], Mapping[str, object]]
+"""Looks at an unpacked package: facts to keep of it; raises FetchError if it is of no use."""
 
-    `stands_for` is how the name begins of what it depends on, where it is empty itself and only names that.
-    """
+Get: TypeAlias = Callable[[Sequence[str], Path, str], None]
+"""Brings packages into a folder, given the apt command, the folder and a name."""
+
+
+def _alone(apt: Sequence[str], folder: Path, package: str) -> None:
+    _run([*apt, "download", package], cwd=folder)
+
+
+def _what_it_stands_for(apt: Sequence[str], folder: Path, package: str) -> None:
+    """What depends on a kernel's release in its name, instead of the empty package that only names it."""
+    _alone(apt, folder, package)
+    (deb,) = folder.glob("*.deb")
+    needed = _run(["dpkg", "-f", str(deb), "Depends"]).replace(",", " ").split()
+    deb.unlink()
+    _run([*apt, "download", *(name for name in needed if name.startswith("linux-image-"))], cwd=folder)
+
+
+def _with_all_it_needs(apt: Sequence[str], folder: Path, package: str) -> None:
+    """The package and its dependencies down to libc: to that apt nothing is installed."""
+    _run([*apt, "-o", f"Dir::Cache::archives={folder}", "install", "-y", "--no-install-recommends",
+          "--download-only", package])  # fmt: skip
+
+
+def _tree(package: str, suites: Sequence[str], check: Check, get: Get = _alone) -> Path:
+    """The folder `package` is unpacked in; fetched under a lock unless it is there already."""
     tree = CACHE / package
     if not (tree / "complete.json").exists():
         with _locked():
             if not (tree / "complete.json").exists():
-                _fetch(package, suites, tree, check, stands_for)
+                _fetch(package, suites, tree, check, get)
     return tree
 
 
-def _fetch(
-    package: str,
-    suites: Sequence[str],
-    tree: Path,
-    check: Callable[[Path], Mapping[str, object]],
-    stands_for: str,
-) -> None:
+def _fetch(package: str, suites: Sequence[str], tree: Path, check: Check, get: Get) -> None:
     """Bring the first package that passes `check` into `tree`, which is there only once it is whole."""
+    way_out = f"set {OVERRIDE} to a folder of binaries"
+    if package == "wasmedge":
+        way_out = f"set {WASMEDGE_OVERRIDE} to one"
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
-            raise FetchError(f"no {tool} to fetch Debian's {package} with; set {OVERRIDE} to a folder of binaries")
+            raise FetchError(f"no {tool} to fetch Debian's {package} with; {way_out}")
     failures: list[str] = []
     for mirror, suite in ((mirror, suite) for suite in suites for mirror in debian_mirrors()):
         new = _emptied(tree.with_name(f"{package}.new"))
         try:
-            deb = _download(package, mirror, suite, stands_for)
-            _run(["dpkg", "-x", str(deb), str(new)])
-            deb.unlink()
+            _unpack(package, mirror, suite, get, new)
             facts = check(new)
         except FetchError as error:
             failures.append(f"{suite} at {mirror.uris}: {error}")
@@ -196,13 +229,13 @@ def _fetch(
         new.rename(tree)
         return
     why = "; ".join(failures) or "no Debian mirror in /etc/apt/sources.list*"
-    raise FetchError(f"cannot fetch {package}: {why}; or set {OVERRIDE} to a folder of binaries")
+    raise FetchError(f"cannot fetch {package}: {why}; or {way_out}")
 
 
-def _download(package: str, mirror: Mirror, suite: str, stands_for: str) -> Path:
-    """Load one package with an apt that reads and writes nothing of the machine's but its own folder."""
+def _unpack(package: str, mirror: Mirror, suite: str, get: Get, target: Path) -> None:
+    """Load and unpack a package with an apt that reads and writes nothing of the machine's but its own folder."""
     apt = _emptied(CACHE / "apt")
-    for folder in ("sources.d", "lists/partial", "cache/archives/partial", "debs"):
+    for folder in ("sources.d", "lists/partial", "cache/archives/partial", "debs/partial"):
         (apt / folder).mkdir(parents=True)
     (apt / "status").touch()
     (apt / "sources.d" / "debian.sources").write_text(mirror.stanza(suite))
@@ -210,14 +243,9 @@ def _download(package: str, mirror: Mirror, suite: str, stands_for: str) -> Path
     command = ["apt-get", "-qq", "-c", str(apt / "apt.conf")]
     try:
         _run([*command, "update"], cwd=apt / "debs")
-        _run([*command, "download", package], cwd=apt / "debs")
-        (deb,) = (apt / "debs").glob("*.deb")
-        if stands_for:
-            needed = _run(["dpkg", "-f", str(deb), "Depends"]).replace(",", " ").split()
-            deb.unlink()
-            _run([*command, "download", *(name for name in needed if name.startswith(stands_for))], cwd=apt / "debs")
-            (deb,) = (apt / "debs").glob("*.deb")
-        return deb.rename(CACHE / f"{package}.deb")
+        get(command, apt / "debs", package)
+        for deb in (apt / "debs").glob("*.deb"):
+            _run(["dpkg", "-x", str(deb), str(target)])
     finally:
         shutil.rmtree(apt)
 
@@ -259,6 +287,18 @@ def _check_containerd(unpacked: Path) -> Mapping[str, object]:
 
 def _check_runc(unpacked: Path) -> Mapping[str, object]:
     return {"version": _run([str(unpacked / "usr/sbin/runc"), "--version"])}
+
+
+def _check_wasmedge(unpacked: Path) -> Mapping[str, object]:
+    """Write the command that runs it with the loader and the libraries that came with it."""
+    (loader,) = unpacked.glob("usr/lib/*/ld-linux-*.so.*")
+    command = [str(loader), "--library-path", str(loader.parent), str(unpacked / "usr/bin/wasmedge")]
+    # Where it lies in the end is known already: the folder is renamed as a whole.
+    words = [word.replace(f"{unpacked}/", f"{CACHE / 'wasmedge'}/") for word in command]
+    script = unpacked / "wasmedge"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    script.chmod(0o755)
+    return {"version": _run([*command, "--version"])}
 
 
 _MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
@@ -425,7 +465,7 @@ def _main() -> None:
         shutil.rmtree(CACHE, ignore_errors=True)
     found = containerd()
     version = ".".join(map(str, found.version))
-    sys.stdout.write(f"containerd {version}: {found.folder}\nrunc: {runc()}\n")
+    sys.stdout.write(f"containerd {version}: {found.folder}\nrunc: {runc()}\nwasmedge: {wasmedge()}\n")
 
 
 if __name__ == "__main__":
