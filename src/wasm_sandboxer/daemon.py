@@ -24,8 +24,9 @@ from wasm_sandboxer.core.task import Tools
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Engine
+from wasm_sandboxer.engine.source import CompileBounds
 from wasm_sandboxer.engine.store import ModuleStore
-from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, CompileBounds, WasmtimeEngine, store_key
+from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, WasmtimeEngine, store_key
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, Unavailable
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer

@@ -34,7 +34,8 @@ def open_store(root: Path | None, capacity: int | None = None) -> "ModuleStore":
 
 def open_engine(root: Path | None, compile_memory: int, compile_timeout: float, store_size: int) -> "WasmtimeEngine":
     """The engine over that store. The process must still have one thread when it compiles."""
-    from wasm_sandboxer.engine.wasmtime.engine import CompileBounds, WasmtimeEngine  # noqa: PLC0415
+    from wasm_sandboxer.engine.source import CompileBounds  # noqa: PLC0415
+    from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine  # noqa: PLC0415
 
     bounds = CompileBounds(memory=compile_memory, seconds=compile_timeout)
     return WasmtimeEngine(open_store(root, store_size), bounds=bounds)

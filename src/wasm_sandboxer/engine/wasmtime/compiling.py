@@ -41,7 +41,7 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         file.seek(0)
         source = file.read()
     try:
-        binary = _translate(source) if wasm.looks_like_text(source) else source
+        binary = translate(source) if wasm.looks_like_text(source) else source
         kind = wasm.kind_of(binary)
         spaces = wasm.spaces(binary)
         if any(memory.shared for memory in spaces.memories):
@@ -102,7 +102,8 @@ def read_answer(answer: bytes) -> Compiled:
     )
 
 
-def _translate(text: bytes) -> bytes:
+def translate(text: bytes) -> bytes:
+    """The binary form of text; raises WasmtimeError, or ModuleError for what is no text. For a bounded child."""
     try:
         return bytes(wasmtime.wat2wasm(text.decode()))
     except UnicodeDecodeError:

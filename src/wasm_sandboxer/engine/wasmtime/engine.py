@@ -1,26 +1,21 @@
 """The wasmtime engine: from a file to a Program, through the module store.
 
-A module is compiled once per content. Programs are shared and kept while anybody uses them; beyond that the
-most recent ones stay, so that a restarted container finds its module mapped.
+A module is compiled once per content, and its program shared.
 """
 
 import functools
 import hashlib
 import logging
-import os
 import platform
-import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import wasmtime
 
-from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.engine.programs import Programs
+from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, processor_features, read_source
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
@@ -28,38 +23,19 @@ from wasm_sandboxer.engine.wasmtime.module import CoreProgram
 from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_source
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
 from wasm_sandboxer.forking.job import LocalRunner
-from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed, Runner
+from wasm_sandboxer.forking.jobs import JobFailed, Runner
 from wasm_sandboxer.guest import Guest, Stdio
-from wasm_sandboxer.units import format_size
 
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.wasmtime.component import ComponentProgram
 
-MAX_SOURCE = 512 << 20
 ENGINE_THREAD = "tokio-rt-worker"  # what the engine's own threads are called, in wasmtime 47
-_KEPT_PROGRAMS = 32
 _log = logging.getLogger(__name__)
 # A call about files starts the engine's runtime, also one about a file that is not there.
 _WARM_UP = b"""(module
   (import "wasi_snapshot_preview1" "fd_filestat_get" (func $fd_filestat_get (param i32 i32) (result i32)))
   (memory (export "memory") 1)
   (func (export "_start") (drop (call $fd_filestat_get (i32.const 99) (i32.const 0)))))"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompileBounds:
-    """What compiling one module may use; bytes beyond the child's own, and seconds."""
-
-    memory: int = 2 << 30
-    seconds: float = 120
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """A module that is in the store; `new` if it was compiled just now."""
-
-    digest: str
-    new: bool
 
 
 class WasmtimeEngine:
@@ -71,12 +47,7 @@ class WasmtimeEngine:
         self._store = store
         self._bounds = bounds or CompileBounds()
         self._runner: Runner = runner or LocalRunner(compiling.JOBS)
-        self._lock = threading.Lock()
-        self._compiling: dict[str, threading.Lock] = {}
-        self._programs: weakref.WeakValueDictionary[str, CoreProgram | ComponentProgram] = (
-            weakref.WeakValueDictionary()
-        )
-        self._recent: OrderedDict[str, CoreProgram | ComponentProgram] = OrderedDict()
+        self._programs: Programs[CoreProgram | ComponentProgram] = Programs()
 
     @functools.cached_property
     def runtime(self) -> Runtime:
@@ -102,42 +73,23 @@ class WasmtimeEngine:
         """See Engine; `waiting` is told while it compiles how long that takes."""
         name = name or str(path)
         try:
-            source = _read(path, name)
+            source = read_source(path, name)
             digest = hashlib.sha256(source).hexdigest()
-            with self._lock:
-                program = self._programs.get(digest)
-            if program is None:
-                with self._one_at_a_time(digest):
-                    short = name.rpartition("/")[2]
-                    program = self._programs.get(digest) or self._make(digest, source, short, waiting)
-                    self._remember(program)  # before the next in line looks for it
+            short = name.rpartition("/")[2]
+            return self._programs.get(digest, lambda: self._make(digest, source, short, waiting))
         except (ModuleError, ResourceExhausted) as error:
             raise type(error)(f"{name}: {error}") from None
-        self._remember(program)
-        return program
 
     def compile(self, path: Path, *, waiting: Callable[[float], None] | None = None) -> "Stored":
         """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
         try:
-            source = _read(path, str(path))
+            source = read_source(path, str(path))
             digest = hashlib.sha256(source).hexdigest()
             held = self._held(digest, source, path.name, waiting=waiting)
             held.close()
         except (ModuleError, ResourceExhausted) as error:
             raise type(error)(f"{path}: {error}") from None
         return Stored(digest=digest, new=held.new)
-
-    def _remember(self, program: "CoreProgram | ComponentProgram") -> None:
-        with self._lock:
-            self._programs[program.digest] = program
-            self._recent[program.digest] = program
-            self._recent.move_to_end(program.digest)
-            while len(self._recent) > _KEPT_PROGRAMS:
-                self._recent.popitem(last=False)
-
-    def _one_at_a_time(self, digest: str) -> threading.Lock:
-        with self._lock:
-            return self._compiling.setdefault(digest, threading.Lock())
 
     def _make(
         self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None
@@ -180,12 +132,11 @@ class WasmtimeEngine:
         return held
 
     def _compile(self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None) -> Held:
-        bounds = Bounds(memory=self._bounds.memory, seconds=self._bounds.seconds)
-        with _in_memory(source) as file, self._store.new_file(digest) as target:
+        with in_memory(source) as file, self._store.new_file(digest) as target:
             try:
-                answer = self._runner.run(compiling.JOB, b"", (file, target), bounds, waiting)
+                answer = self._runner.run(compiling.JOB, b"", (file, target), self._bounds.of_job, waiting)
             except JobFailed as failure:
-                raise self._explain(failure) from None
+                raise self._bounds.explain(failure) from None
             compiled = compiling.read_answer(answer)
             facts = Facts(
                 kind=compiled.kind,
@@ -197,16 +148,6 @@ class WasmtimeEngine:
                 compile_seconds=compiled.seconds,
             )
             return self._store.publish(digest, target, facts)
-
-    def _explain(self, failure: JobFailed) -> ResourceExhausted | ModuleError:
-        match failure.end:
-            case JobEnd.MEMORY:
-                bound = f"{format_size(self._bounds.memory)}; raise --compile-memory if you trust it"
-                return ResourceExhausted(f"compiling it needs more memory than its bound of {bound}")
-            case JobEnd.TIME:
-                bound = f"{self._bounds.seconds:g} s; raise --compile-timeout if you trust it"
-                return ResourceExhausted(f"compiling it takes longer than its bound of {bound}")
-        return ModuleError(f"compiling it failed: {failure}")
 
     def _load_own(self, runtime: Runtime, name: str) -> wasmtime.Module:
         source = own_source(name).encode()
@@ -220,45 +161,5 @@ class WasmtimeEngine:
 
 def store_key() -> str:
     """The part of the store that holds what this engine, configuration and processor compiled."""
-    about = f"wasmtime {VERSION} {CONFIGURATION} {platform.machine()} {_cpu_features()}"
+    about = f"wasmtime {VERSION} {CONFIGURATION} {platform.machine()} {processor_features()}"
     return f"wasmtime-{VERSION}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
-
-
-@contextmanager
-def _in_memory(source: bytes) -> Iterator[int]:
-    """A descriptor that another process can read the source from."""
-    fd = os.memfd_create("module", os.MFD_CLOEXEC)
-    try:
-        with open(fd, "wb", closefd=False) as file:  # closed below
-            file.write(source)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _cpu_features() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-        for line in file:
-            if line.startswith(("flags", "Features")):
-                return " ".join(sorted(line.partition(":")[2].split()))
-    return ""
-
-
-def _read(path: Path, name: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_SOURCE:
-                raise ModuleError(f"the file has {format_size(size)}; at most {format_size(MAX_SOURCE)} are read")
-            data = file.read(MAX_SOURCE)
-    except FileNotFoundError:
-        raise ModuleError("no such file") from None
-    except IsADirectoryError:
-        raise ModuleError("this is a folder, not a WebAssembly module") from None
-    except OSError as error:
-        raise ModuleError(f"cannot be read: {error.strerror}") from None
-    if name.endswith(".cwasm"):
-        raise ModuleError("compiled code is only trusted from the module store; give the .wasm it was made from")
-    if not wasm.looks_like_text(data):
-        wasm.kind_of(data)
-    return data

@@ -1,0 +1,88 @@
+"""A module's source on its way to a compiler: read from a file, handed to a child, refused; for any engine."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.errors import ModuleError, ResourceExhausted
+from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed
+from wasm_sandboxer.units import format_size
+
+MAX_SOURCE = 512 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileBounds:
+    """What compiling one module may use; bytes beyond the child's own, and seconds."""
+
+    memory: int = 2 << 30
+    seconds: float = 120
+
+    @property
+    def of_job(self) -> Bounds:
+        """The same for a job."""
+        return Bounds(memory=self.memory, seconds=self.seconds)
+
+    def explain(self, failure: JobFailed) -> ResourceExhausted | ModuleError:
+        """What it means that compiling within these bounds failed."""
+        match failure.end:
+            case JobEnd.MEMORY:
+                bound = f"{format_size(self.memory)}; raise --compile-memory if you trust it"
+                return ResourceExhausted(f"compiling it needs more memory than its bound of {bound}")
+            case JobEnd.TIME:
+                bound = f"{self.seconds:g} s; raise --compile-timeout if you trust it"
+                return ResourceExhausted(f"compiling it takes longer than its bound of {bound}")
+        return ModuleError(f"compiling it failed: {failure}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A module that is in the store; `new` if it was compiled just now."""
+
+    digest: str
+    new: bool
+
+
+def read_source(path: Path, name: str) -> bytes:
+    """The file's bytes, text or binary; raises ModuleError for what is neither. `name` is what it is known by."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SOURCE:
+                raise ModuleError(f"the file has {format_size(size)}; at most {format_size(MAX_SOURCE)} are read")
+            data = file.read(MAX_SOURCE)
+    except FileNotFoundError:
+        raise ModuleError("no such file") from None
+    except IsADirectoryError:
+        raise ModuleError("this is a folder, not a WebAssembly module") from None
+    except OSError as error:
+        raise ModuleError(f"cannot be read: {error.strerror}") from None
+    if name.endswith(".cwasm"):
+        raise ModuleError("compiled code is only trusted from the module store; give the .wasm it was made from")
+    if not wasm.looks_like_text(data):
+        wasm.kind_of(data)
+    return data
+
+
+@contextmanager
+def in_memory(source: bytes) -> Iterator[int]:
+    """A descriptor that another process can read the source from."""
+    fd = os.memfd_create("module", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:  # closed below
+            file.write(source)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def processor_features() -> str:
+    """What machine code may count on here, for a module store's key."""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        for line in file:
+            if line.startswith(("flags", "Features")):
+                return " ".join(sorted(line.partition(":")[2].split()))
+    return ""
