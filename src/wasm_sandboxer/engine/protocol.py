@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.guest import Exit, Guest, Stdio
@@ -97,6 +97,44 @@ class Program(Protocol):
 
         Raises ModuleError if the instance cannot be made. Never raises for what the guest does.
         """
+
+
+FIRST_DESCRIPTOR = 3
+"""The number that a command finds the first of its descriptors by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A native command that runs a guest; argv[0] is its absolute path.
+
+    `needs` are files and folders of the host that it must see beside the usual libraries, at their own paths.
+    `descriptors` are its 3 and on, and stay the program's. `data` is how many bytes of memory of its own it may have
+    (RLIMIT_DATA, getrlimit(2)); None is no bound.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    needs: tuple[Path, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    data: int | None = None
+
+
+class ExternalProgram(Program, Protocol):
+    """A program that a native command runs, in a process of its own; `run` and `control` are never called.
+
+    The command reads and writes the guest's standard streams as its own 0, 1 and 2.
+    """
+
+    def command(self, guest: Guest) -> Command:
+        """What to execute. The guest's preopens lie where the command will find them."""
+
+    def exit_of(self, code: int) -> Exit:
+        """What it means that the command ended with this code, or with 128 and the number of a signal of its own."""
+
+
+def is_external(program: Program) -> TypeGuard[ExternalProgram]:
+    """Whether a native command runs it."""
+    return hasattr(program, "command")
 
 
 class Engine(Protocol):
