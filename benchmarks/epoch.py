@@ -18,6 +18,7 @@ import random
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from benchmarks.fresh import fresh, quietest
 from benchmarks.guests import Guests, engine, in_loop, module_store, set_nice, stop, stop_all
 from benchmarks.report import Report, Target, summary
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control
+from wasm_sandboxer.engine.protocol import Control, Within
 from wasm_sandboxer.engine.wasmtime import binding, thunks
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
@@ -184,7 +185,9 @@ class OwnEngines:
         runtime = Runtime(lambda runtime, name: runtime.load_module(self._files[name]))
         return OwnControl(runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
-    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+    def run(
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+    ) -> Exit:
         """See Program."""
         assert isinstance(control, OwnControl)
         loader = WasmtimeEngine(self._store)
@@ -193,7 +196,7 @@ class OwnEngines:
         assert held is not None
         with contextlib.closing(held):
             program = loader._program(self._program.digest, held)
-        return program.run(guest, stdio, control, ready)
+        return program.run(guest, stdio, control, ready, within)
 
 
 class OwnControl(CellControl):

@@ -8,12 +8,13 @@ import _thread
 import argparse
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from wasm_sandboxer import daemon, logs
 from wasm_sandboxer.config import Config, LogLevel
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind, Within
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 
@@ -70,9 +71,11 @@ class NullProgram:
         del guest, stdio, pool
         return NullControl()
 
-    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+    def run(
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+    ) -> Exit:
         """See Program."""
-        del stdio
+        del stdio, within
         assert isinstance(control, NullControl)
         ready()
         if guest.argv[-1] == "forever":

@@ -5,13 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.guests import Guests, content, in_loop, until
-from tests.support.modules import wasi
-from wasm_sandboxer.guest import Preopen, Stdio
+from tests.support.modules import binary, wasi
+from wasm_sandboxer.guest import Guest, Preopen, Stdio
 
 DONE = b"done"
 LONG = 10.0  # seconds
@@ -119,3 +120,32 @@ def signals_let_through(thread: int) -> set[int]:
             blocked = int(line.split()[1], 16)
             return {number for number in range(1, 65) if not blocked >> (number - 1) & 1}
     raise ValueError(thread)
+
+
+@pytest.mark.parametrize(
+    ("fields", "times"),
+    [
+        ('(func (export "_start"))', 1),
+        ('(func $f) (start $f) (func (export "_start"))', 2),  # its start function's are a guest's instructions too
+        ('(func (export "_initialize")) (func (export "f"))', 2),
+    ],
+)
+def test_every_instruction_is_run_within_the_bounds_and_little_else(
+    guests: Guests, tmp_path: Path, fields: str, times: int
+) -> None:
+    path = tmp_path / "guest.wasm"
+    path.write_bytes(binary(f'(module (memory (export "memory") 1) {fields})'))
+    program = guests.program(path)
+    guest = Guest(module=path, argv=("guest",), function="f" if '"f"' in fields else None)
+    inside: list[int] = []
+
+    @contextmanager
+    def within() -> Iterator[None]:
+        inside.append(1)
+        yield
+
+    control = program.control(guest, Stdio(), None)
+    assert program.run(guest, Stdio(), control, lambda: inside.append(0), within).code == 0
+    control.close()
+    assert inside.count(1) == times
+    assert inside.index(0) == (1 if "(start" in fields else 0)

@@ -15,7 +15,7 @@ from wasm_sandboxer.engine.protocol import ExportItem, ImportItem
 from wasm_sandboxer.engine.wasm import Memory, Reader, sections
 from wasm_sandboxer.errors import ModuleError
 
-_TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS, _TAGS = 1, 2, 3, 4, 5, 6, 7, 13
+_TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS, _START, _TAGS = 1, 2, 3, 4, 5, 6, 7, 8, 13
 _FUNC, _TABLE, _MEMORY, _GLOBAL, _TAG = range(5)  # kinds of imports and exports
 _VALUES = {
     0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x78: "i8", 0x77: "i16",
@@ -41,11 +41,15 @@ class Signature:
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """A module's imports and exports in their order, and the signatures of the functions among the exports."""
+    """A module's imports and exports in their order, and the signatures of the functions among the exports.
+
+    `starts` says that it has a start function, which runs when an instance is made.
+    """
 
     imports: tuple[ImportItem, ...] = ()
     exports: tuple[ExportItem, ...] = ()
     functions: dict[str, Signature]
+    starts: bool = False
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Interface":
@@ -57,6 +61,7 @@ class Interface:
                 name: Signature(params=tuple(types["params"]), results=tuple(types["results"]))
                 for name, types in found["functions"].items()
             },
+            starts=found["starts"],
         )
 
 
@@ -83,10 +88,17 @@ class _Parser:
             _TABLES: self._table_section, _MEMORIES: self._memory_section, _TAGS: self._tag_section,
             _GLOBALS: self._global_section, _EXPORTS: self._export_section,
         }  # fmt: skip
+        starts = False
         for number, body in sections(module):
             if number in parts:
                 parts[number](Reader(body))
-        return Interface(imports=tuple(self._imports), exports=tuple(self._exports), functions=dict(self._functions))
+            starts = starts or number == _START
+        return Interface(
+            imports=tuple(self._imports),
+            exports=tuple(self._exports),
+            functions=dict(self._functions),
+            starts=starts,
+        )
 
     # ---- sections ----
 

@@ -6,10 +6,11 @@ thread starts, usable from any thread while the guest runs, closed after it has 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeAlias, TypeGuard
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.guest import Exit, Guest, Stdio
@@ -37,6 +38,9 @@ class ExportItem:
 
     name: str
     type: str
+
+
+Within: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 class Control(Protocol):
@@ -92,8 +96,13 @@ class Program(Protocol):
         Without a pool it has what its own limit says.
         """
 
-    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+    def run(
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+    ) -> Exit:
         """Run the guest to its end on the calling thread; `ready` is called once its instance is made.
+
+        The guest's instructions, those of its start function too, are run inside of what `within` gives each time,
+        and nothing else is: the thread holds the GIL only outside, but for some microseconds.
 
         Raises ModuleError if the instance cannot be made. Never raises for what the guest does.
         """

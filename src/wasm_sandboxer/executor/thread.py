@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, Program
@@ -85,6 +86,7 @@ class ThreadExecution:
         self._control = control
         self._began: asyncio.Future[None] = self._loop.create_future()
         self._cpu_clock = 0
+        self._is_ready = False
         self._stopped_at = 0.0
         self.pid = 0
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
@@ -140,10 +142,7 @@ class ThreadExecution:
     def _run(self) -> None:
         try:
             self._prepare()
-            try:
-                end = self._program.run(self._guest, self._stdio, self._control, self._ready)
-            finally:
-                self._leave()
+            end = self._program.run(self._guest, self._stdio, self._control, self._ready, self._within)
         except WasmSandboxerError as error:
             self._tell_loop(self._failed, error)
         except BaseException as error:  # noqa: BLE001  # the loop must hear of every end
@@ -168,17 +167,32 @@ class ThreadExecution:
         self._cpu_clock = (~self.pid << 3) | 6
 
     def _ready(self) -> None:
-        """The instance is made: from here on the guest runs, within its bounds.
+        """The instance is made; the guest has begun as soon as it is in its group."""
+        self._is_ready = True
 
-        Entering comes last, since what a thread holds when its group's quota is used up it holds until the next
-        period; between here and the guest's first instruction there are a few microseconds of Python.
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        """Be in the guest's group, for nothing but its instructions.
+
+        What a thread holds when its group's quota is used up, it holds until the next period.
         """
-        if self._place is not None and not self._stopped_at:
-            try:
-                self._place.enter(self.pid)
-            except OSError as error:
+        self._enter()
+        if self._is_ready:
+            self._is_ready = False
+            self._tell_loop(self._set_began)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        if self._place is None or self._stopped_at:
+            return
+        try:
+            self._place.enter(self.pid)
+        except OSError as error:
+            if not self._stopped_at:  # else it has become a real-time thread, which not every group takes
                 raise WasmSandboxerError(f"{self._name} cannot enter its control group: {error}") from None
-        self._tell_loop(self._set_began)
 
     def _leave(self) -> None:
         if self._place is not None and self.pid:

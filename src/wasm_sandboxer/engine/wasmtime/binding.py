@@ -9,11 +9,13 @@ Ownership follows the C API's headers: a config or error that is passed on is co
 """
 
 import ctypes
+from contextlib import nullcontext
 from typing import Any
 
 import wasmtime
 from wasmtime import _ffi
 
+from wasm_sandboxer.engine.protocol import Within
 from wasm_sandboxer.errors import WasmSandboxerError
 
 ffi: Any = _ffi  # generated ctypes declarations, which no checker can follow
@@ -115,11 +117,13 @@ def externs(items: list[Any]) -> Any:
     return (Extern * len(items))(*items)
 
 
-def instantiate(context: Any, module: Any, imports: Any, count: int) -> Any:
+def instantiate(context: Any, module: Any, imports: Any, count: int, within: Within = nullcontext) -> Any:
     """An instance of the module in the store; raises EngineError, also for a trap in its start function."""
     instance = ffi.wasmtime_instance_t()
     trap = null_trap()
-    error = ffi.wasmtime_instance_new(context, module, imports, count, ctypes.byref(instance), ctypes.byref(trap))
+    given = (context, module, imports, count, ctypes.byref(instance), ctypes.byref(trap))
+    with within():
+        error = ffi.wasmtime_instance_new(*given)
     check(error, trap)
     return instance
 
@@ -138,12 +142,10 @@ def name_buffer(name: bytes) -> Any:
     return ctypes.create_string_buffer(name)
 
 
-def call(
-    context: Any, func: Any, values: Any = None, nvalues: int = 0, results: Any = None, nresults: int = 0
-) -> None:
-    """Call a function in its store; raises EngineError for a trap, an exit or a stop."""
+def call(context: Any, func: Any, values: Any, results: Any, within: Within = nullcontext) -> None:
+    """Call a function in its store with arrays of values; raises EngineError for a trap, an exit or a stop."""
     trap = null_trap()
-    error = ffi.wasmtime_func_call(
-        context, ctypes.byref(func), values, nvalues, results, nresults, ctypes.byref(trap)
-    )
+    given = (context, ctypes.byref(func), values, len(values), results, len(results), ctypes.byref(trap))
+    with within():
+        error = ffi.wasmtime_func_call(*given)
     check(error, trap)

@@ -10,13 +10,14 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import wasmtime
 from wasmtime import component as api
 
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind, Within
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime import binding, component_values, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
@@ -101,7 +102,9 @@ class ComponentProgram:
         """See Program."""
         return CellControl(self._runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
-    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+    def run(
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+    ) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
         with held(self._runtime, self.spaces, guest, control) as store:
@@ -112,9 +115,10 @@ class ComponentProgram:
                 ffi.wasmtime_context_set_wasi_http(context)
             instance = None
             try:
-                instance = _instantiate(linker, store, self._component)
+                instance = _instantiate(linker, store, self._component, within)
                 ready()
-                end = Exit(code=self._call(store, instance, guest, stdio), reason=Reason.EXITED)
+                code = self._call(store, instance, guest, stdio, within)
+                end = Exit(code=code, reason=Reason.EXITED)
             except EngineError as error:
                 if instance is None and error.exit_status is None and not control.stopped:
                     raise ModuleError(f"its instance could not be made: {error.first_line}") from None
@@ -125,14 +129,14 @@ class ComponentProgram:
         with_network = network is Network.HOST and _OFFERED_WITH_NETWORK.fullmatch(name)
         return bool(_OFFERED.fullmatch(name) or with_network)
 
-    def _call(self, store: wasmtime.Store, instance: api.Instance, guest: Guest, stdio: Stdio) -> int:
+    def _call(self, store: wasmtime.Store, instance: api.Instance, guest: Guest, stdio: Stdio, within: Within) -> int:
         if guest.function is None:
             assert self._command is not None  # by check()
-            result = _invoke(store, _find(store, instance, f"{self._command}#run"), [])
+            result = _invoke(store, _find(store, instance, f"{self._command}#run"), [], within)
             return 1 if getattr(result, "tag", None) == "err" else 0
         ty = self._function_type(guest.function)
         arguments = component_values.parse_arguments(guest.function, ty, guest.argv[1:])
-        result = _invoke(store, _find(store, instance, guest.function), arguments)
+        result = _invoke(store, _find(store, instance, guest.function), arguments, within)
         if ty.result is not None and stdio.stdout is not None:
             with contextlib.suppress(OSError):
                 syscall.write_interruptible(stdio.stdout, f"{component_values.format_result(result)}\n".encode())
@@ -153,11 +157,11 @@ class ComponentProgram:
         return f"; name one as MODULE#FUNCTION: {shown}" if names else "; it exports no function at all"
 
 
-def _instantiate(linker: api.Linker, store: wasmtime.Store, component: api.Component) -> api.Instance:
+def _instantiate(linker: api.Linker, store: wasmtime.Store, component: api.Component, within: Within) -> api.Instance:
     instance = ffi.wasmtime_component_instance_t()
-    error = ffi.wasmtime_component_linker_instantiate(
-        linker.ptr(), store_context(store), component.ptr(), ctypes.byref(instance)
-    )
+    given = (linker.ptr(), store_context(store), component.ptr(), ctypes.byref(instance))
+    with within():
+        error = ffi.wasmtime_component_linker_instantiate(*given)
     binding.check(error)
     return api.Instance._from_raw(instance)  # noqa: SLF001  # the package keeps it private; the version is pinned
 
@@ -171,9 +175,10 @@ def _find(store: wasmtime.Store, instance: api.Instance, path: str) -> api.Func:
     return function
 
 
-def _invoke(store: wasmtime.Store, function: api.Func, arguments: list[Any]) -> Any:
+def _invoke(store: wasmtime.Store, function: api.Func, arguments: list[Any], within: Within) -> Any:
     try:
-        return function(store, *arguments)
+        with within():
+            return function(store, *arguments)
     except wasmtime.ExitTrap as end:
         raise EngineError(str(end), exit_status=end.code) from None
     except wasmtime.WasmtimeError as error:

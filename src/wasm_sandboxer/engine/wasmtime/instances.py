@@ -10,6 +10,7 @@ from typing import Any
 
 import wasmtime
 
+from wasm_sandboxer.engine.protocol import Within
 from wasm_sandboxer.engine.wasmtime import binding
 from wasm_sandboxer.engine.wasmtime.binding import WASI, EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
@@ -76,10 +77,11 @@ def instantiate(
     imports: list[Import],
     control: CellControl,
     stdio: Stdio,
+    within: Within,
 ) -> Instances:
     """Instantiate a module whose imports are all WASI's, with the shim if `stdio` or a wait may need it.
 
-    Raises EngineError, also for what the module's start function does.
+    Its start function runs inside of `within`. Raises EngineError, also for what that does.
     """
     made = Instances(context, binding.instantiate(context, runtime.trampoline.ptr(), None, 0))
     externs = binding.externs(
@@ -91,7 +93,7 @@ def instantiate(
         ]
     )
     try:
-        made.guest = binding.instantiate(context, module.ptr(), externs, len(imports))
+        made.guest = binding.instantiate(context, module.ptr(), externs, len(imports), within)
     except EngineError as error:
         error.exit_status = made.exit_code()
         raise

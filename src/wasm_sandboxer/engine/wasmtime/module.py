@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import wasmtime
 
 from wasm_sandboxer.engine.entry import COMMAND, REACTOR, describe_entry, entry_of
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind, Within
 from wasm_sandboxer.engine.store import Facts
 from wasm_sandboxer.engine.values import format_result
 from wasm_sandboxer.engine.wasmtime import binding, traps, wasi
@@ -40,6 +41,7 @@ class CoreProgram:
         self.imports: tuple[ImportItem, ...] = facts.interface.imports
         self.exports: tuple[ExportItem, ...] = facts.interface.exports
         self._functions = facts.interface.functions
+        self._starts = facts.interface.starts
         self._runtime = runtime
         self._module = module
         self._imports = [Import(item.module.encode(), item.name.encode()) for item in self.imports]
@@ -64,7 +66,9 @@ class CoreProgram:
         """See Program."""
         return CellControl(self._runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
-    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+    def run(
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+    ) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
         name, arguments = entry_of(self._functions, guest)
@@ -72,14 +76,15 @@ class CoreProgram:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
             try:
-                made = instantiate(self._runtime, context, self._module, self._imports, control, stdio)
+                start = within if self._starts else nullcontext
+                made = instantiate(self._runtime, context, self._module, self._imports, control, stdio, start)
             except EngineError as error:
                 if error.exit_status is None and not (error.trap or control.stopped):
                     raise ModuleError(f"its instance could not be made: {error.first_line}") from None
                 return traps.exit_of(error, control)
             ready()
             try:
-                self._enter(made, name, arguments, stdio.stdout)
+                self._enter(made, name, arguments, stdio.stdout, within)
                 end = Exit(code=0, reason=Reason.EXITED)
             except EngineError as error:
                 error.exit_status = made.exit_code()
@@ -93,21 +98,25 @@ class CoreProgram:
             return describe_missing(self._runtime, self.imports, str(error))
         return ""
 
-    def _enter(self, made: Instances, name: str, arguments: list[int | float], out: int | None) -> None:
+    def _enter(
+        self, made: Instances, name: str, arguments: list[int | float], out: int | None, within: Within
+    ) -> None:
         """Call the guest's function, after `_initialize` in a reactor."""
         if name != COMMAND and REACTOR in self._functions:
-            self._call(made, REACTOR, [], None)
+            self._call(made, REACTOR, [], None, within)
         if name != REACTOR:
-            self._call(made, name, arguments, out)
+            self._call(made, name, arguments, out, within)
 
-    def _call(self, made: Instances, name: str, arguments: list[int | float], out: int | None) -> None:
+    def _call(
+        self, made: Instances, name: str, arguments: list[int | float], out: int | None, within: Within
+    ) -> None:
         signature = self._functions[name]
         results = signature.results
         raw = [binding.value(kind, number) for kind, number in zip(signature.params, arguments, strict=True)]
         given = (ffi.wasmtime_val_t * len(raw))(*raw)
         returned = (ffi.wasmtime_val_t * len(results))()
         function = made.export(name.encode()).of.func
-        binding.call(made.context, function, given, len(raw), returned, len(results))
+        binding.call(made.context, function, given, returned, within)
         lines = [f"{_result(kind, value)}\n" for kind, value in zip(results, returned, strict=True)]
         if lines and out is not None:
             with contextlib.suppress(OSError):  # nobody reads: the function's result is lost, its run is not
