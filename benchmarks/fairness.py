@@ -20,6 +20,7 @@ QUOTA = 20  # percent of a processor
 _WITHIN_QUOTA = Target(column="p50", at_least=18, at_most=22)
 _WITHIN_RATIO = Target(column="p50", at_least=2.7, at_most=3.3)
 _SPIN = "/spin.wasm"
+_STANDING = 0.3  # seconds until a guest that is paused has come to its next loop
 _SETTLE = 2.0  # seconds until the kernel knows the load of groups that have just come
 
 
@@ -80,6 +81,7 @@ async def paused(made: Sandboxes, seconds: float) -> float:
     sandbox = await made.sandbox()
     guest = await made.guest(sandbox, _SPIN)
     await made.tasks.pause(guest.id)
+    await asyncio.sleep(_STANDING)
     still = await measure([guest], seconds)
     await made.tasks.resume(guest.id)
     going = await measure([guest], seconds)
@@ -96,7 +98,7 @@ async def counted(made: Sandboxes, seconds: float) -> float:
 
     async def both() -> tuple[float, float]:
         await made.tasks.pause(guest.id)
-        await asyncio.sleep(0.1)  # until it stands still
+        await asyncio.sleep(_STANDING)
         found = await made.tasks.cpu(guest.id), _cpu_of_thread(made.daemon.pid, tid)
         await made.tasks.resume(guest.id)
         return found

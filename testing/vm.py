@@ -54,8 +54,10 @@ for folder in dev/shm run tmp var/lib var/log; do $bb mount -t tmpfs memory "/ro
 $bb mkdir -p {checkout_inside} && $bb mount --bind /over/checkout {checkout_inside}
 $bb ip link set lo up
 $bb hostname vm
-$bb chroot /root /usr/bin/env -i {environment} /bin/sh -c {command} </root/dev/null >/root/dev/ttyS1 2>&1
-echo "{end}$?" >/root/dev/ttyS1
+{{
+    $bb chroot /root /usr/bin/env -i {environment} /bin/sh -c {command} </root/dev/null 2>&1
+    echo "{end}$?"
+}} | $bb cat >/root/dev/ttyS1 # which is a terminal, and nobody sits at it
 $bb poweroff -f
 """
 

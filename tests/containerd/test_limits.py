@@ -1,6 +1,5 @@
 """Limits of pods and containers, as the kernel holds them: CPU quotas, changes while running, metrics, groups."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,15 +13,20 @@ from testing import oci
 from testing.containerd import Containerd
 from tests.support.cli import example
 from tests.support.daemon import Daemon
-from wasm_sandboxer.linux.cgroup.host import Version, detect
+from wasm_sandboxer.daemon import group_name
+from wasm_sandboxer.linux.cgroup.host import detect
+from wasm_sandboxer.linux.cgroup.protocol import Group
 
 pytestmark = pytest.mark.xdist_group("containerd")
 
 
-def groups(daemon: Daemon) -> set[Path]:
+def groups(daemon: Daemon) -> set[str]:
     """The daemon's control groups, those of sandboxes."""
-    name = f"wasm-sandboxer-{hashlib.sha256(os.fsencode(daemon.state)).hexdigest()[:8]}"
-    return {path for path in Path("/sys/fs/cgroup/cpu", name).iterdir() if path.is_dir()}
+    return root(daemon).names()
+
+
+def root(daemon: Daemon) -> Group:
+    return detect().root(group_name(daemon.state))
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,8 @@ def node(store_root: Path) -> Iterator[tuple[Containerd, Daemon, str]]:
     """A containerd with a daemon, and an image."""
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: containerd needs root")
-    if detect().version is not Version.V1:
-        pytest.skip(f"NOT RUN: written for cgroup v1; this host has {detect().describe()}")
+    if detect().missing:
+        pytest.skip(f"NOT RUN: needs control groups; this host has {detect().describe()}")
     folder = Path(tempfile.mkdtemp(prefix="wsl-", dir="/tmp"))
     containerd = Containerd({"wasm-sandboxer": folder / "s.sock"})
     with Daemon(folder, store_root, containerd=containerd.address) as daemon, containerd:
@@ -101,8 +105,8 @@ def test_groups_come_and_go_with_their_sandbox(node: tuple[Containerd, Daemon, s
     pod = containerd.cri.run_pod("groups")
     container = containerd.cri.run(pod, image, command=["/sleep.wasm", "forever"])
     (made,) = groups(daemon) - before
-    assert made.name == f"k8s.io-{pod.id}"
-    assert len((made / container.id / "tasks").read_text().split()) == 1
+    assert made == f"k8s.io-{pod.id}"
+    assert len(root(daemon).child(made).child(container.id).threads()) == 1
     containerd.cri.remove_pod(pod)
     assert groups(daemon) == before
 

@@ -64,8 +64,11 @@ class Host:
     def describe(self) -> str:
         """What the host offers, in words."""
         have = {Version.NONE: "no control groups", Version.V1: "cgroup v1", Version.V2: "cgroup v2"}[self.version]
-        lacks = "; ".join(f"no {name} controller: {why}" for name, why in self.missing.items())
-        return f"{have}; {lacks}" if lacks else have
+        names: dict[str, list[str]] = {}
+        for name, why in self.missing.items():
+            names.setdefault(why, []).append(name)
+        lacks = [f"no {', '.join(each)} controller: {why}" for why, each in names.items()]
+        return "; ".join([have, *lacks])
 
 
 def detect(proc: Path = Path("/proc/self")) -> Host:
