@@ -22,6 +22,7 @@ NAMES = {
     "kill": "kill to Wait's return among 500 guests",
     "fairness": "who gets how much of a processor: quotas, weights, neighbours",
     "groups": "a sandbox's control groups, and what a thousand sandboxes leave",
+    "hostile": "guests that mean harm beside one that means well, and how soon the daemon answers",
     "stats": "what it costs to ask what a thousand containers use",
 }
 

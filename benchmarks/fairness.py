@@ -31,7 +31,7 @@ def bench(report: Report) -> None:
 
 async def _measure(report: Report, daemon: Any, folder: Path) -> None:
     rounds = report.rounds(5, 1)
-    seconds = 2.0 if not report.quick else 0.5
+    seconds = 2.0  # twenty periods
     async with sandboxes(daemon, folder / "bundles") as made:
         report.table("shares of a processor", f"{rounds} times {seconds:g} s each; what the kernel counted")
         alone = await _repeat(rounds, lambda: quota(made, seconds))

@@ -28,10 +28,11 @@ _METADATA = (("containerd-namespace", NAMESPACE),)
 
 @dataclass(frozen=True)
 class Guest:
-    """A guest that runs: its container's id and the group the kernel counts it in."""
+    """A guest that runs: its container's id, the group the kernel counts it in, and its output, if it has one."""
 
     id: str
     group: Group
+    stdout: str
 
     def usage(self) -> Usage:
         """What the kernel has counted."""
@@ -74,7 +75,7 @@ class Sandboxes:
         bundle = self.bundles.make(*args, sandbox=sandbox, resources=resources or {}, **options)
         await self.tasks.create(bundle)
         await self.tasks.start(bundle.id)
-        return Guest(bundle.id, self.root.child(f"{NAMESPACE}-{sandbox}").child(bundle.id))
+        return Guest(bundle.id, self.root.child(f"{NAMESPACE}-{sandbox}").child(bundle.id), bundle.stdout)
 
     async def remove(self, sandbox: str) -> None:
         """End a sandbox with all its guests."""

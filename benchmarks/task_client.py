@@ -32,6 +32,7 @@ class Bundle:
         *,
         overlay: bool = False,
         fifos: bool = False,
+        stdin: bool = False,
         sandbox: str = "",
         resources: Mapping[str, Any] | None = None,
     ) -> None:
@@ -48,7 +49,8 @@ class Bundle:
             options = [f"lowerdir={image}", f"upperdir={folder}/upper", f"workdir={folder}/work"]
             self.rootfs.append(types_pb2.Mount(type="overlay", source="overlay", options=options))
         self.stdout, self.stderr = (str(folder / name) if fifos else "" for name in ("stdout", "stderr"))
-        for path in filter(None, (self.stdout, self.stderr)):
+        self.stdin = str(folder / "stdin") if stdin else ""
+        for path in filter(None, (self.stdin, self.stdout, self.stderr)):
             os.mkfifo(path)
 
 
@@ -126,6 +128,7 @@ class TaskClient:
             id=bundle.id,
             bundle=str(bundle.folder),
             rootfs=bundle.rootfs,
+            stdin=bundle.stdin,
             stdout=bundle.stdout,
             stderr=bundle.stderr,
         )
