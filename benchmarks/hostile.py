@@ -2,8 +2,8 @@
 
     ./dev bench hostile
 
-Every guest has a sandbox of its own with an ordinary share, and all share one processor. The one that means well has a
-quota of 40 % of it, less than its half. Its speed is the pieces of work it does in a stretch of time, alone and
+Every guest has a sandbox of its own with an ordinary share, and all share one processor. The one that means well has
+a quota of 40 % of it, less than its half. Its speed is the pieces of work it does in a stretch of time, alone and
 beside the other in turns. All the while State, List and Kill (of another guest, until Wait returns) are asked over
 the daemon's sockets, without a containerd. Needs root.
 """
@@ -52,10 +52,14 @@ class Hostile:
 
 
 _LITTLE = {"cpu": {"quota": 1000, "period": 1_000_000}}
+_MEMORY = {"memory": {"limit": 256 * _MIB}}
+_SMALL_MEMORY = {"memory": {"limit": 64 * _MIB}}
 HOSTILES = (
     Hostile(what="spins", module="spin"),
-    Hostile(what="takes memory up to 256 MiB, and fills it", module="memory_hog", resources={"memory": {"limit": 256 * _MIB}}),
-    Hostile(what="takes memory up to 64 MiB, four at once, killed and restarted", module="memory_hog", again=4, resources={"memory": {"limit": 64 * _MIB}}),
+    Hostile(what="takes memory up to 256 MiB, and fills it", module="memory_hog", resources=_MEMORY),
+    Hostile(
+        what="takes memory, four at once, killed and restarted", module="memory_hog", again=4, resources=_SMALL_MEMORY
+    ),
     Hostile(what="grows and fills tables", module="table_hog"),
     Hostile(what="recurses until it traps, restarted", module="recursion", again=2),
     Hostile(what="floods a log that nobody reads", module="flood"),
@@ -64,9 +68,11 @@ HOSTILES = (
     Hostile(what="reads files without end", module="read_files"),
     Hostile(what="reads and polls its stdin without end", module="stdin_abuse", stdin=True),
     Hostile(what="ends at once, ten at a time, restarted", module="quick", again=10),
-    Hostile(what="ends at once, ten at a time, with 1 ms of a processor a second", module="quick", again=10, resources=_LITTLE),
-    Hostile(what="computes 1 ms and ends, ten at a time, with 1 ms a second", module="brief", again=10, resources=_LITTLE),
-)  # fmt: skip
+    Hostile(what="ends at once, ten at a time, with 1 ms a second", module="quick", again=10, resources=_LITTLE),
+    Hostile(
+        what="computes 1 ms and ends, ten at a time, with 1 ms a second", module="brief", again=10, resources=_LITTLE
+    ),
+)
 
 
 def bench(report: Report) -> None:
@@ -86,7 +92,9 @@ async def _measure(report: Report, daemon: Daemon, folder: Path) -> None:
             async with _asking(made, asked):
                 for _ in range(rounds):
                     alone.append(await worker.speed(seconds))
-        report.table("a guest that means well, alone", f"{rounds} times {seconds:g} s; held to {_QUOTA} % of a processor")
+        report.table(
+            "a guest that means well, alone", f"{rounds} times {seconds:g} s; held to {_QUOTA} % of a processor"
+        )
         report.row("pieces of work", alone, "1/s")
         _answers(report, asked, None)
         for hostile in HOSTILES:
