@@ -11,7 +11,6 @@ the daemon's sockets, without a containerd. Needs root.
 import asyncio
 import contextlib
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -90,8 +89,7 @@ async def _measure(report: Report, daemon: Daemon, folder: Path) -> None:
         async with _worker(made) as worker:
             await asyncio.sleep(seconds)
             async with _asking(made, asked):
-                for _ in range(rounds):
-                    alone.append(await worker.speed(seconds))
+                alone += [await worker.speed(seconds) for _ in range(rounds)]
         report.table(
             "a guest that means well, alone", f"{rounds} times {seconds:g} s; held to {_QUOTA} % of a processor"
         )
@@ -181,8 +179,8 @@ async def _running(made: Sandboxes, hostile: Hostile) -> AsyncIterator[None]:
         else:
             guest = await made.guest(sandbox, f"/{hostile.module}.wasm", stdin=hostile.stdin, **options)
             if hostile.reader:
-                reader = subprocess.Popen(["cat", guest.stdout], stdout=subprocess.DEVNULL)
-                stack.callback(reader.wait)
+                reader = await asyncio.create_subprocess_exec("cat", guest.stdout, stdout=asyncio.subprocess.DEVNULL)
+                stack.push_async_callback(reader.wait)
                 stack.callback(reader.kill)
         yield
 
