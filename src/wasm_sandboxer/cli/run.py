@@ -79,8 +79,8 @@ def run(**options: Any) -> NoReturn:
     parameters and its results are printed. The guest gets no variable, folder or network that is not given.
 
     \b
-    Exit codes: the guest's own; 134 it trapped; 124 --timeout; 130 Ctrl-C; 143 SIGTERM;
-    2 the module or an option cannot be used.
+    Exit codes: the guest's own; 134 it trapped; 137 it died of --memory; 124 --timeout;
+    130 Ctrl-C; 143 SIGTERM; 2 the module or an option cannot be used.
     """  # fmt: skip
     try:
         code = _run(options)
