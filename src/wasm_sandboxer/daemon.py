@@ -83,7 +83,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             pool=MemoryPool("the node's", config.node_memory or _most_memory()),
             default_memory=config.default_memory,
         )
-        sandboxer = Sandboxer(tools, Records(config.state / "records"))
+        sandboxer = Sandboxer(tools, Records(config.state / "records"), config.state / "sandboxes")
         await sandboxer.recover()
         publishing = asyncio.create_task(Publisher(queue, config.containerd).run())
         stack.callback(publishing.cancel)

@@ -10,21 +10,10 @@ import grpc
 import pytest
 
 from testing.streaming import Wire
-from tests.support.node import IMAGE
+from tests.support.node import IMAGE, eventually
 from tests.support.rpc import Client
 
 pytestmark = pytest.mark.xdist_group("containerd")
-
-
-def eventually(call, *arguments, seconds=20):
-    """Calls until CRI does not fail: for up to three seconds containerd does not dial anew where nobody listened."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return call(*arguments)
-        except grpc.RpcError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 @pytest.fixture

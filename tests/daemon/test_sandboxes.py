@@ -284,3 +284,30 @@ def test_a_guest_whose_start_never_ends_can_be_stopped(ttrpc, sandboxes, sandbox
 def test_records_are_for_the_daemon_alone(sandbox, daemon):
     assert daemon.records()
     assert daemon.state.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"hostname": "web\n6.6.6.6 bank"},
+        {"dns_config": {"servers": ["10.0.0.1\noptions x"]}},
+        {"dns_config": {"searches": ["one two"]}},
+        {"dns_config": {"options": ["a\x00"]}},
+    ],
+)
+def test_names_that_would_be_more_than_a_word_are_refused(sandboxes, ident, refused, pod):
+    options = typeurl.pack(cri_pb2.PodSandboxConfig(**pod))
+    message = refused(StatusCode.INVALID_ARGUMENT, sandboxes.Create, sandbox_id=ident, options=options)
+    assert "is no host name, address, domain or option" in message
+
+
+def test_odd_metadata_of_a_sandbox_is_no_hindrance(sandboxes, daemon, ident):
+    for number, metadata in enumerate(({"IP": 7, "AdditionalIPs": "x"}, [], {"AdditionalIPs": [None, "fd00::1"]})):
+        value = json.dumps({"Metadata": metadata}).encode()
+        extension = {"metadata": AnyMessage(type_url=typeurl.SANDBOX_METADATA, value=value)}
+        name = f"{ident}-{number}"
+        sandboxes.Create(sandbox_id=name, sandbox=Sandbox(extensions=extension), netns_path="/run/netns/x")
+        sandboxes.Start(sandbox_id=name)
+        hosts = (daemon.state / "sandboxes" / "test" / name / "hosts").read_text()
+        assert ("fd00::1" in hosts) is (number == 2)
+        sandboxes.Shutdown(sandbox_id=name)

@@ -3,11 +3,13 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
 import pytest
 
 from testing import oci
@@ -20,6 +22,7 @@ from tests.support.wat import BURST, COUNTER, STUCK_START, TERMINALS, TICKER
 
 SHIM = Path(__file__).parents[2] / "data" / "bin" / "containerd-shim-wasm-sandboxer-v1"
 IMAGE = "localhost/guests:1"
+T = TypeVar("T")
 
 
 class Node:
@@ -74,3 +77,14 @@ def new_node(store: Path, **settings: Any) -> Iterator[Node]:
         image = oci.build(folder / "guests.tar", IMAGE, [guests()], entrypoint=["/hello.wasm"])
         made.containerd.import_image(image)
         yield made
+
+
+def eventually(call: Callable[..., T], *arguments: Any, seconds: float = 20) -> T:
+    """Calls until CRI does not fail: for up to three seconds containerd does not dial anew where nobody listened."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call(*arguments)
+        except grpc.RpcError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

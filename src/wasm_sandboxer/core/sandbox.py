@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wasm_sandboxer.bundle.identity import Dns, Identity
 from wasm_sandboxer.core.task import Task
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.linux.cgroup.protocol import Group
@@ -20,6 +21,9 @@ class SandboxRecord:
     netns_path: str = ""
     cgroup_parent: str = ""
     name: str = ""
+    hostname: str = ""
+    addresses: Sequence[str] = ()
+    dns: Mapping[str, Any] | None = None  # fields of bundle.identity.Dns
     handler: str = ""
     resources: Mapping[str, Any] = field(default_factory=dict)  # fields of spec.Resources
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -31,6 +35,15 @@ class SandboxRecord:
     def as_json(self) -> dict[str, Any]:
         """The record as JSON values."""
         return dict(vars(self))
+
+    def identity(self) -> Identity:
+        """What its containers shall find in /etc."""
+        return Identity(
+            hostname=self.hostname,
+            addresses=self.addresses,
+            dns=None if self.dns is None else Dns(**self.dns),
+            host_network=not self.netns_path,
+        )
 
 
 class Sandbox:

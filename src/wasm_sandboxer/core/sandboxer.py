@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wasm_sandboxer.bundle.identity import forget_files, remove_files, write_files
 from wasm_sandboxer.bundle.rootfs import root_of, unmount_all
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
@@ -27,6 +28,7 @@ from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
 from wasm_sandboxer.guest import Network
 from wasm_sandboxer.linux.cgroup.host import Version
+from wasm_sandboxer.linux.cgroup.protocol import Group
 from wasm_sandboxer.spec import SANDBOX_ID, Resources, Spec
 
 _log = logging.getLogger(__name__)
@@ -36,9 +38,11 @@ Key = tuple[str, str]
 class Sandboxer:
     """All sandboxes and containers of the node."""
 
-    def __init__(self, tools: Tools, records: Records) -> None:
+    def __init__(self, tools: Tools, records: Records, folder: Path) -> None:
+        """`folder` is where each sandbox has a folder of files of its own."""
         self._tools = tools
         self._records = records
+        self._folder = folder
         self._sandboxes: dict[Key, Sandbox] = {}
         self._tasks: dict[Key, Task] = {}
         self._creating: dict[Key, asyncio.Future[None]] = {}
@@ -57,6 +61,7 @@ class Sandboxer:
         self._require_not_ending()
         if key in self._sandboxes:
             raise AlreadyExists(f"sandbox {record.id} exists")
+        record.identity().check()
         self._sandboxes[key] = self._new_sandbox(record)
 
     async def start_sandbox(self, namespace: str, ident: str) -> Sandbox:
@@ -64,7 +69,7 @@ class Sandboxer:
         sandbox = self.sandbox(namespace, ident)
         if sandbox.stopped.done():
             raise FailedPrecondition(f"cannot start sandbox {ident}: it is stopped")
-        await self._make_group(sandbox)
+        sandbox.group = await self._tools.workers.run(self._equip, sandbox.record)
         self._keep(sandbox, started=True)
         return sandbox
 
@@ -84,8 +89,7 @@ class Sandboxer:
         for task in list(sandbox.tasks.values()):
             with suppress(NotFound):  # containerd may be doing the same
                 await self.delete_task(namespace, task.id)
-        if sandbox.group is not None:
-            await self._tools.workers.run(self._tools.groups.remove, sandbox.group)
+        await self._tools.workers.run(self._strip, sandbox.record, sandbox.group)
         self._records.remove("sandboxes", namespace, ident)
         self._sandboxes.pop((namespace, ident), None)
 
@@ -181,14 +185,13 @@ class Sandboxer:
                         "the record of %s/%s in %s makes no sense and is removed: %r", namespace, ident, kind, error
                     )
                     self._records.remove(kind, namespace, ident)
-        known = {f"{namespace}-{ident}" for namespace, ident in self._sandboxes}
-        await self._tools.workers.run(self._tools.groups.forget, known)
+        await self._tools.workers.run(self._forget, [sandbox.record for sandbox in self._sandboxes.values()])
         for sandbox in self._sandboxes.values():
             if sandbox.ready:
                 try:
-                    await self._make_group(sandbox)
+                    sandbox.group = await self._tools.workers.run(self._equip, sandbox.record)
                 except WasmSandboxerError as error:
-                    _log.warning("sandbox %s has no control group any more: %s", sandbox.id, error)
+                    _log.warning("sandbox %s is not whole any more: %s", sandbox.id, error)
         if self._sandboxes or self._tasks:
             _log.info("recovered %d sandboxes and %d dead containers", len(self._sandboxes), len(self._tasks))
 
@@ -263,7 +266,8 @@ class Sandboxer:
         if sandbox is None:
             return Surroundings()
         network = Network.NONE if sandbox.record.netns_path else Network.HOST
-        return Surroundings(network=network, group=sandbox.group, pool=sandbox.pool)
+        files = self._files_of(sandbox.record)
+        return Surroundings(network=network, group=sandbox.group, pool=sandbox.pool, identity=files)
 
     async def _recover_sandbox(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         self._sandboxes[namespace, ident] = self._new_sandbox(SandboxRecord(**record))
@@ -283,10 +287,31 @@ class Sandboxer:
         limit = Resources(**record.resources).memory
         return Sandbox(record, MemoryPool("its pod's", limit, self._tools.pool))
 
-    async def _make_group(self, sandbox: Sandbox) -> None:
-        record = sandbox.record
-        limits = limits_of(Resources(**record.resources))
-        sandbox.group = await self._tools.workers.run(self._tools.groups.sandbox, record.namespace, record.id, limits)
+    def _equip(self, record: SandboxRecord) -> Group | None:
+        """Make a sandbox's files and its group, or neither; in a worker thread."""
+        folder = self._files_of(record)
+        write_files(folder, record.identity())
+        try:
+            limits = limits_of(Resources(**record.resources))
+            return self._tools.groups.sandbox(record.namespace, record.id, limits)
+        except WasmSandboxerError:
+            if not record.started:  # else its containers have the files, if it has no group
+                remove_files(folder)
+            raise
+
+    def _strip(self, record: SandboxRecord, group: Group | None) -> None:
+        """Remove them; in a worker thread."""
+        if group is not None:
+            self._tools.groups.remove(group)
+        remove_files(self._files_of(record))
+
+    def _forget(self, known: list[SandboxRecord]) -> None:
+        """Remove those of sandboxes that are none of these; in a worker thread."""
+        self._tools.groups.forget({f"{record.namespace}-{record.id}" for record in known})
+        forget_files(self._folder, {self._files_of(record) for record in known})
+
+    def _files_of(self, record: SandboxRecord) -> Path:
+        return self._folder / record.namespace / record.id
 
     def _keep(self, sandbox: Sandbox, **changes: Any) -> None:
         record = sandbox.record = dataclasses.replace(sandbox.record, **changes)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer.bundle.derive import derive_guest, open_module, with_process
+from wasm_sandboxer.bundle.identity import identity_mounts
 from wasm_sandboxer.bundle.rootfs import RootMount, add_volumes, is_systems, make_read_only, mount_root
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
 from wasm_sandboxer.core.container import Container as Run
@@ -62,10 +63,14 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What a container's sandbox gives it: a network, a group and a pool to be in (None: the daemon's own)."""
+    """What a container's sandbox gives it: a network, a group and a pool to be in (None: the daemon's own).
+
+    `identity` is the folder of its files for /etc.
+    """
 
     network: Network = Network.NONE
     group: Group | None = None
+    identity: Path | None = None
     pool: MemoryPool | None = None
 
 
@@ -350,10 +355,12 @@ def prepare(
         spec = _read_spec(request.bundle)
         record(request, spec, undo)
         root = mount_root(request.rootfs, request.bundle, spec.root, undo)
+        around = surroundings(request.namespace, spec)
+        if around.identity is not None:
+            _add_identity(root, around.identity, spec, undo)
         volumes = add_volumes(root, [each for each in spec.mounts if not is_systems(each)], undo)
         if spec.root_read_only:
             make_read_only(root)
-        around = surroundings(request.namespace, spec)
         guest = derive_guest(spec, root, volumes, network=around.network, default_memory=tools.default_memory)
         program = _load(tools.engine, guest, spec.process)
         in_pod = SANDBOX_ID in spec.annotations
@@ -371,6 +378,14 @@ def prepare(
             pool=MemoryPool("its", guest.limits.memory, around.pool or tools.pool),
             undo=undo.pop_all(),
         )
+
+
+def _add_identity(root: Path, files: Path, spec: Spec, undo: ExitStack) -> None:
+    """Mount a pod's files before any volume, so that nothing of them is made in one; most guests never look."""
+    try:
+        add_volumes(root, identity_mounts(files, spec.mounts), undo)
+    except WasmSandboxerError as error:  # an image with something odd in its /etc
+        _log.info("a container does without its pod's files: %s", error)
 
 
 def dead_task(namespace: str, ident: str, record: Mapping[str, Any], tools: Tools) -> Task:

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from wasm_sandboxer.linux.syscall import check, libc
@@ -57,6 +58,8 @@ def make_in_root(root: int, path: str, *, folder: bool) -> int:
 
     A symbolic link to what is not there has that made, as a process in `root` would mean it.
     """
+    with suppress(FileNotFoundError):
+        return open_in_root(root, path, os.O_PATH)
     parts = list(PurePosixPath("/", path).parts[1:])
     done = "/"
     links = 0

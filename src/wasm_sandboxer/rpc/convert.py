@@ -60,6 +60,7 @@ def sandbox_record(request: sandbox_pb2.ControllerCreateRequest, namespace: str)
             pod = typeurl.unpack(request.options, cri_pb2.PodSandboxConfig)
         except ValueError as error:
             raise InvalidArgument(f"sandbox {request.sandbox_id}: options: {error}") from None
+    metadata = _metadata(request.sandbox)
     return SandboxRecord(
         namespace=namespace,
         id=request.sandbox_id,
@@ -67,7 +68,10 @@ def sandbox_record(request: sandbox_pb2.ControllerCreateRequest, namespace: str)
         cgroup_parent=pod.linux.cgroup_parent,
         name=pod.metadata.name,
         resources=_pod_resources(pod),
-        handler=_handler(request.sandbox),
+        hostname=pod.hostname,
+        addresses=_addresses(metadata),
+        dns=_dns(pod),
+        handler=_text(metadata, "RuntimeHandler"),
         labels=dict(request.sandbox.labels),
         annotations={**pod.annotations, **request.annotations},
     )
@@ -87,15 +91,33 @@ def _pod_resources(pod: cri_pb2.PodSandboxConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(resources).items() if value is not None}
 
 
-def _handler(sandbox: types_pb2.Sandbox) -> str:
-    extension = sandbox.extensions.get("metadata")
-    if extension is None:
-        return ""
+def _dns(pod: cri_pb2.PodSandboxConfig) -> dict[str, list[str]] | None:
+    """The pod's own DNS; None where it has the host's."""
+    if not pod.HasField("dns_config"):
+        return None
+    dns = pod.dns_config
+    return {"servers": list(dns.servers), "searches": list(dns.searches), "options": list(dns.options)}
+
+
+def _metadata(sandbox: types_pb2.Sandbox) -> dict[str, Any]:
+    """What containerd's CRI keeps of the sandbox; empty for a sandbox of others."""
     try:
-        metadata: Any = json.loads(extension.value)
-        return str(metadata["Metadata"]["RuntimeHandler"])
+        metadata = json.loads(sandbox.extensions["metadata"].value)["Metadata"]
     except (ValueError, KeyError, TypeError):
-        return ""
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _addresses(metadata: dict[str, Any]) -> list[str]:
+    """The pod's addresses: none on the host's network."""
+    more = metadata.get("AdditionalIPs")
+    found = [metadata.get("IP"), *(more if isinstance(more, list) else ())]
+    return [each for each in found if isinstance(each, str) and each]
+
+
+def _text(metadata: dict[str, Any], name: str) -> str:
+    value = metadata.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def task_request(request: task_pb2.CreateTaskRequest, namespace: str) -> Request:
