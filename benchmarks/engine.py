@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.fresh import CHECKOUT, fresh, quietest
 from benchmarks.guests import GO, Guests, engine, example, in_loop, module_store
 from benchmarks.report import Report, Target
-from wasm_sandboxer.engine.protocol import Control, Program
+from wasm_sandboxer.engine.protocol import ANYWHERE, Control, Program, Within
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime.compiling import JOB, JOBS
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
@@ -166,7 +166,9 @@ class Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._program, name)
 
-    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+    def run(
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE
+    ) -> Exit:
         """See Program."""
         self.marks = [time.perf_counter()]
 
@@ -174,7 +176,7 @@ class Timed:
             self.marks.append(time.perf_counter())
             ready()
 
-        end = self._program.run(guest, stdio, control, noted)
+        end = self._program.run(guest, stdio, control, noted, within)
         self.marks.append(time.perf_counter())
         return end
 

@@ -18,7 +18,6 @@ import random
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from benchmarks.fresh import fresh, quietest
 from benchmarks.guests import Guests, engine, in_loop, module_store, set_nice, stop, stop_all
 from benchmarks.report import Report, Target, summary
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, Within
+from wasm_sandboxer.engine.protocol import ANYWHERE, Control, Within
 from wasm_sandboxer.engine.wasmtime import binding, thunks
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
@@ -186,7 +185,7 @@ class OwnEngines:
         return OwnControl(runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
     def run(
-        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE
     ) -> Exit:
         """See Program."""
         assert isinstance(control, OwnControl)

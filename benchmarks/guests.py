@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer.core.container import Container
-from wasm_sandboxer.engine.protocol import Control, Program
+from wasm_sandboxer.engine.protocol import ANYWHERE, Control, Program, Within
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine, store_key
 from wasm_sandboxer.errors import FailedPrecondition
@@ -77,10 +77,12 @@ class Prepared:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._program, name)
 
-    def run(self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None]) -> Exit:
+    def run(
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE
+    ) -> Exit:
         """See Program."""
         self._prepare()
-        return self._program.run(guest, stdio, control, ready)
+        return self._program.run(guest, stdio, control, ready, within)
 
 
 def set_nice(nice: int) -> None:

@@ -8,13 +8,12 @@ import _thread
 import argparse
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 from wasm_sandboxer import daemon, logs
 from wasm_sandboxer.config import Config, LogLevel
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind, Within
+from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, Within
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 
@@ -72,15 +71,16 @@ class NullProgram:
         return NullControl()
 
     def run(
-        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE
     ) -> Exit:
         """See Program."""
-        del stdio, within
+        del stdio
         assert isinstance(control, NullControl)
         ready()
-        if guest.argv[-1] == "forever":
-            control.stopped.acquire()
-            return Exit(code=0, reason=Reason.STOPPED)
+        with within.entered():
+            if guest.argv[-1] == "forever":
+                control.stopped.acquire()
+                return Exit(code=0, reason=Reason.STOPPED)
         return Exit(code=0, reason=Reason.EXITED)
 
 

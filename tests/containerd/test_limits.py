@@ -11,7 +11,7 @@ import pytest
 
 from testing import oci
 from testing.containerd import Containerd
-from tests.support.cli import example
+from tests.support.cli import PATIENCE, example
 from tests.support.daemon import Daemon
 from wasm_sandboxer.daemon import group_name
 from wasm_sandboxer.linux.cgroup.host import detect
@@ -106,6 +106,9 @@ def test_groups_come_and_go_with_their_sandbox(node: tuple[Containerd, Daemon, s
     container = containerd.cri.run(pod, image, command=["/sleep.wasm", "forever"])
     (made,) = groups(daemon) - before
     assert made == f"k8s.io-{pod.id}"
+    deadline = time.monotonic() + PATIENCE
+    while not root(daemon).child(made).child(container.id).threads() and time.monotonic() < deadline:
+        time.sleep(0.002)
     assert len(root(daemon).child(made).child(container.id).threads()) == 1
     containerd.cri.remove_pod(pod)
     assert groups(daemon) == before

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from tests.support.cli import PATIENCE
 from tests.support.rpc import Client
 from wasm_sandboxer import __version__
 from wasm_sandboxer.api import cgroups_v1_pb2, cgroups_v2_pb2, typeurl
@@ -448,6 +449,9 @@ def test_a_guest_runs_on_a_thread_named_after_its_container(task, daemon, bundle
     task.Create(id=ident, bundle=str(bundle("sleep", "forever").folder))
     pid = task.Start(id=ident).pid
     assert Path(f"/proc/{daemon.pid}/task/{pid}/comm").read_text() == "0123456789abcde\n"
+    deadline = time.monotonic() + PATIENCE
+    while os.getpriority(os.PRIO_PROCESS, pid) != 0 and time.monotonic() < deadline:  # as soon as it has entered
+        time.sleep(0.002)
     assert os.getpriority(os.PRIO_PROCESS, pid) == 0
     task.Kill(id=ident, signal=9)
     task.Wait(id=ident)

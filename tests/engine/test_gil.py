@@ -4,7 +4,7 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import pytest
 
 from tests.support.guests import Guests, content, in_loop, until
 from tests.support.modules import binary, wasi
-from wasm_sandboxer.guest import Guest, Preopen, Stdio
+from wasm_sandboxer.engine.protocol import Anywhere, Passage
+from wasm_sandboxer.errors import WasmSandboxerError
+from wasm_sandboxer.guest import Guest, Preopen, Reason, Stdio
 
 DONE = b"done"
 LONG = 10.0  # seconds
@@ -138,14 +140,82 @@ def test_every_instruction_is_run_within_the_bounds_and_little_else(
     program = guests.program(path)
     guest = Guest(module=path, argv=("guest",), function="f" if '"f"' in fields else None)
     inside: list[int] = []
-
-    @contextmanager
-    def within() -> Iterator[None]:
-        inside.append(1)
-        yield
-
     control = program.control(guest, Stdio(), None)
-    assert program.run(guest, Stdio(), control, lambda: inside.append(0), within).code == 0
+    assert program.run(guest, Stdio(), control, lambda: inside.append(0), Noting(inside)).code == 0
     control.close()
     assert inside.count(1) == times
     assert inside.index(0) == (1 if "(start" in fields else 0)
+
+
+class Noting(Anywhere):
+    """Notes each time it is asked, and leads through doors that are pipes."""
+
+    def __init__(self, asked: list[int], enter: Sequence[int] = (), leave: Sequence[int] = ()) -> None:
+        self._asked = asked
+        self._enter = tuple(enter)
+        self._leave = tuple(leave)
+
+    @contextmanager
+    def passage(self) -> Iterator[Passage | None]:
+        self._asked.append(1)
+        yield Passage(enter=self._enter, leave=self._leave, nice=(0, 0)) if self._enter else None
+
+
+def pipes(count: int) -> tuple[list[int], list[int]]:
+    """Their reading and their writing ends."""
+    made = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(count)]
+    return [reader for reader, _ in made], [writer for _, writer in made]
+
+
+def test_a_guest_goes_through_its_doors_before_its_first_instruction_and_out_after_its_last(
+    guests: Guests, wat: Callable[..., Path]
+) -> None:
+    path = wat(f"""(module {wasi("fd_write")} (memory (export "memory") 1)
+      (data (i32.const 0) "\\10\\00\\00\\00\\01\\00\\00\\00") (data (i32.const 16) "-")
+      (func (export "_start") (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))""")
+    program = guests.program(path)
+    guest = Guest(module=path, argv=("guest",))
+    [reader], [writer] = pipes(1)  # all write to it, so that their order is seen
+    entrances = [os.dup(writer) for _ in range(7)]
+    stdio = Stdio(stdout=writer)
+    control = program.control(guest, stdio, None)
+    assert program.run(guest, stdio, control, lambda: None, Noting([], entrances, [writer, writer])).code == 0
+    control.close()
+    assert os.read(reader, 100) == b"0000000-00"
+    for each in entrances:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(each)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_guest_that_cannot_enter_does_not_run(guests: Guests, wat: Callable[..., Path]) -> None:
+    path = wat('(module (memory (export "memory") 1) (func (export "_start") (unreachable)))')
+    program = guests.program(path)
+    guest = Guest(module=path, argv=("guest",))
+    control = program.control(guest, Stdio(), None)
+    readers, writers = pipes(3)
+    wrong = os.dup(readers[1])  # which nobody can write to
+    entrances = [os.dup(writers[0]), wrong, os.dup(writers[2])]
+    with pytest.raises(WasmSandboxerError, match="it cannot enter its control group: Bad file descriptor"):
+        program.run(guest, Stdio(), control, lambda: None, Noting([], entrances, [writers[1]]))
+    control.close()
+    assert [os.read(reader, 100) for reader in readers] == [b"0", b"0", b"0"]
+    for each in (*readers, *writers):
+        os.close(each)
+
+
+def test_a_guest_that_was_stopped_before_goes_through_no_door(guests: Guests, wat: Callable[..., Path]) -> None:
+    path = wat('(module (memory (export "memory") 1) (func (export "_start") (unreachable)))')
+    program = guests.program(path)
+    guest = Guest(module=path, argv=("guest",))
+    control = program.control(guest, Stdio(), None)
+    control.stop()
+    [reader], [writer] = pipes(1)
+    end = program.run(guest, Stdio(), control, lambda: None, Noting([], [os.dup(writer)], ()))
+    control.close()
+    assert end.reason is Reason.STOPPED
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)

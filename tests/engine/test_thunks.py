@@ -14,7 +14,7 @@ import pytest
 from wasm_sandboxer.engine import pool
 from wasm_sandboxer.engine.wasmtime import memories, thunks
 
-THUNKS = {"on_epoch": thunks.ON_EPOCH, "transfer": thunks.TRANSFER, "wait": thunks.WAIT}
+THUNKS = {"on_epoch": thunks.ON_EPOCH, "call": thunks.CALL, "transfer": thunks.TRANSFER, "wait": thunks.WAIT}
 ALL = {**THUNKS, "charge": pool.CHARGE, "release": pool.RELEASE, "get": memories.GET, "grow": memories.GROW}
 
 
@@ -59,10 +59,22 @@ def test_the_cell_is_laid_out_as_the_listings_have_it() -> None:
     assert thunks.CELL_POLL == 0x38
     assert thunks.CELL_TIME == 0x50
     assert thunks.CELL_POLL + 3 * 8 == thunks.CELL_TIME  # three struct pollfd
-    assert thunks.CELL_TIME + 16 == thunks.CELL_SIZE  # one struct timespec
+    assert thunks.CELL_TIME + 16 == thunks.CELL_DOORS == 0x60  # one struct timespec
+    assert thunks.CELL_DOORS + 4 * (thunks.DOORS + 1) == thunks.CELL_TEXT == 0x80
+    assert thunks.CELL_NICE == 0x88
+    assert thunks.CELL_STATUS == 0x90
+    assert thunks.CELL_REFUSAL == 0x98
+    assert thunks.CELL_REFUSAL + 8 == thunks.CELL_SIZE
     assert thunks.CELL_SEMAPHORE + 32 == thunks.CELL_MEMORY  # one sem_t
-    listings = " ".join(thunk.listing for group in THUNKS.values() for thunk in group.values())
+    listings = " ".join(thunk.listing for name in ("transfer", "wait") for thunk in THUNKS[name].values())
     assert set(re.findall(r"0x[0-9a-f]+(?=\(%rdi|\])", listings)) <= {"0x30", "0x38", "0x50", "0x58"}
+
+
+def test_the_block_is_laid_out_as_the_listings_have_it() -> None:
+    assert thunks.BLOCK_ARGUMENTS + 8 * thunks.ARGUMENTS == thunks.BLOCK_DOORS == 0x40
+    assert thunks.BLOCK_DOORS + 4 * (thunks.DOORS + 1) == thunks.BLOCK_TEXT == 0x60
+    assert thunks.BLOCK_NICE == 0x68
+    assert thunks.BLOCK_NICE + 8 == thunks.BLOCK_SIZE
 
 
 def test_the_page_is_never_writable_and_executable_at_once() -> None:

@@ -26,11 +26,13 @@ class Groups:
         self._host = host
         self._lenient = lenient
         self._root: Group | None = None
+        self._exits: tuple[int, ...] = ()
         self._why = ""
         if host.version is not Version.NONE:
             try:
                 self._root = host.root(name)
                 self._home = host.home()
+                self._exits = self._home.doors()  # never closed: a thread that is still inside may come out late
             except Unsupported as error:
                 self._why = str(error)
 
@@ -67,7 +69,9 @@ class Groups:
 
     def place(self, group: Group | None) -> Place | None:
         """Where the guests of a group run."""
-        return Place(group=group, home=self._home) if group is not None else None
+        if group is None:
+            return None
+        return Place(group=group, home=self._home, exits=self._exits)
 
     def remove(self, group: Group) -> None:
         """Remove a group whose guests have ended.

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeGuard
+from typing import Protocol, TypeGuard
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.guest import Exit, Guest, Stdio
@@ -40,7 +40,42 @@ class ExportItem:
     type: str
 
 
-Within: TypeAlias = Callable[[], AbstractContextManager[None]]
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A thread's way into its guest's bounds and out of them, for native code.
+
+    It goes through a door by writing `0` to that descriptor. Those of `enter` are whoever's it is given to, to close;
+    those of `leave` stay open. `nice` is its priority inside and outside.
+    """
+
+    enter: tuple[int, ...]
+    leave: tuple[int, ...]
+    nice: tuple[int, int]
+
+
+class Within(Protocol):
+    """The bounds that a guest's instructions run within; asked on the guest's thread, for each call into it."""
+
+    def passage(self) -> AbstractContextManager[Passage | None]:
+        """The way in and out for one call; None if there is none to go."""
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Be inside, for a call that comes back by Python."""
+
+
+class Anywhere:
+    """Within no bounds; see Within."""
+
+    def passage(self) -> AbstractContextManager[Passage | None]:
+        """See Within."""
+        return nullcontext()
+
+    def entered(self) -> AbstractContextManager[None]:
+        """See Within."""
+        return nullcontext()
+
+
+ANYWHERE = Anywhere()
 
 
 class Control(Protocol):
@@ -97,12 +132,12 @@ class Program(Protocol):
         """
 
     def run(
-        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE
     ) -> Exit:
         """Run the guest to its end on the calling thread; `ready` is called once its instance is made.
 
-        The guest's instructions, those of its start function too, are run inside of what `within` gives each time,
-        and nothing else is: the thread holds the GIL only outside, but for some microseconds.
+        The guest's instructions, those of its start function too, are run within these bounds, and nothing else is:
+        a core module's thread holds the GIL only outside.
 
         Raises ModuleError if the instance cannot be made. Never raises for what the guest does.
         """

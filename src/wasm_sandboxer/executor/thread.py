@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, Program
+from wasm_sandboxer.engine.protocol import Control, Passage, Program
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import signals, syscall
@@ -87,6 +87,7 @@ class ThreadExecution:
         self._began: asyncio.Future[None] = self._loop.create_future()
         self._cpu_clock = 0
         self._is_ready = False
+        self._inside = self._outside = 0  # priorities
         self._stopped_at = 0.0
         self.pid = 0
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
@@ -142,7 +143,7 @@ class ThreadExecution:
     def _run(self) -> None:
         try:
             self._prepare()
-            end = self._program.run(self._guest, self._stdio, self._control, self._ready, self._within)
+            end = self._program.run(self._guest, self._stdio, self._control, self._ready, self)
         except WasmSandboxerError as error:
             self._tell_loop(self._failed, error)
         except BaseException as error:  # noqa: BLE001  # the loop must hear of every end
@@ -161,8 +162,9 @@ class ThreadExecution:
         signals.set_mask(_BLOCKED)
         syscall.set_thread_name(self._name)
         self.pid = threading.get_native_id()
-        if self._nice is not None:
-            os.setpriority(os.PRIO_PROCESS, self.pid, self._nice)
+        # Set up and taken down at this process's own priority: else who holds the GIL waits behind every guest.
+        self._outside = os.getpriority(os.PRIO_PROCESS, self.pid)
+        self._inside = self._outside if self._nice is None else self._nice
         # CLOCK_THREAD_CPUTIME_ID of another thread of the process: see CPUCLOCK_* in linux/posix-timers.h.
         self._cpu_clock = (~self.pid << 3) | 6
 
@@ -171,28 +173,48 @@ class ThreadExecution:
         self._is_ready = True
 
     @contextmanager
-    def _within(self) -> Iterator[None]:
-        """Be in the guest's group, for nothing but its instructions.
+    def passage(self) -> Iterator[Passage | None]:
+        """See engine.protocol.Within."""
+        if self._place is None or self._stopped_at:
+            with self.entered():
+                yield None
+            return
+        try:
+            doors = self._place.group.doors()
+        except OSError as error:
+            raise self._refused(error) from None
+        self._tell_begun()
+        yield Passage(enter=doors, leave=self._place.exits, nice=(self._inside, self._outside))
 
-        What a thread holds when its group's quota is used up, it holds until the next period.
-        """
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """See engine.protocol.Within."""
         self._enter()
-        if self._is_ready:
-            self._is_ready = False
-            self._tell_loop(self._set_began)
+        self._tell_begun()
         try:
             yield
         finally:
             self._leave()
+            with suppress(OSError):  # not privileged, and so not asked for
+                os.setpriority(os.PRIO_PROCESS, self.pid, self._outside)
 
     def _enter(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, self.pid, self._inside)
         if self._place is None or self._stopped_at:
             return
         try:
             self._place.enter(self.pid)
         except OSError as error:
             if not self._stopped_at:  # else it has become a real-time thread, which not every group takes
-                raise WasmSandboxerError(f"{self._name} cannot enter its control group: {error}") from None
+                raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> WasmSandboxerError:
+        return WasmSandboxerError(f"{self._name} cannot enter its control group: {error}")
+
+    def _tell_begun(self) -> None:
+        if self._is_ready:
+            self._is_ready = False
+            self._tell_loop(self._set_began)
 
     def _leave(self) -> None:
         if self._place is not None and self.pid:

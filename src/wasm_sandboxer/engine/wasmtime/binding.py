@@ -9,13 +9,12 @@ Ownership follows the C API's headers: a config or error that is passed on is co
 """
 
 import ctypes
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import wasmtime
 from wasmtime import _ffi
 
-from wasm_sandboxer.engine.protocol import Within
 from wasm_sandboxer.errors import WasmSandboxerError
 
 ffi: Any = _ffi  # generated ctypes declarations, which no checker can follow
@@ -39,6 +38,7 @@ MEMORY = ffi.WASMTIME_EXTERN_MEMORY.value
 GLOBAL = ffi.WASMTIME_EXTERN_GLOBAL.value
 
 Extern = ffi.wasmtime_extern_t
+Caller = Callable[..., Any]  # takes a function's name and its arguments, gives its error: how guests are called
 
 
 class EngineError(WasmSandboxerError):
@@ -117,13 +117,16 @@ def externs(items: list[Any]) -> Any:
     return (Extern * len(items))(*items)
 
 
-def instantiate(context: Any, module: Any, imports: Any, count: int, within: Within = nullcontext) -> Any:
+def directly(function: str, *arguments: Any) -> Any:
+    """Call a function of the C API by its name; a Caller."""
+    return getattr(ffi, function)(*arguments)
+
+
+def instantiate(context: Any, module: Any, imports: Any, count: int, caller: Caller = directly) -> Any:
     """An instance of the module in the store; raises EngineError, also for a trap in its start function."""
     instance = ffi.wasmtime_instance_t()
     trap = null_trap()
-    given = (context, module, imports, count, ctypes.byref(instance), ctypes.byref(trap))
-    with within():
-        error = ffi.wasmtime_instance_new(*given)
+    error = caller("wasmtime_instance_new", context, module, imports, count, instance, trap)
     check(error, trap)
     return instance
 
@@ -142,10 +145,8 @@ def name_buffer(name: bytes) -> Any:
     return ctypes.create_string_buffer(name)
 
 
-def call(context: Any, func: Any, values: Any, results: Any, within: Within = nullcontext) -> None:
+def call(context: Any, func: Any, values: Any, results: Any, caller: Caller = directly) -> None:
     """Call a function in its store with arrays of values; raises EngineError for a trap, an exit or a stop."""
     trap = null_trap()
-    given = (context, ctypes.byref(func), values, len(values), results, len(results), ctypes.byref(trap))
-    with within():
-        error = ffi.wasmtime_func_call(*given)
+    error = caller("wasmtime_func_call", context, func, values, len(values), results, len(results), trap)
     check(error, trap)

@@ -10,14 +10,13 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import wasmtime
 from wasmtime import component as api
 
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind, Within
+from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, Within
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime import binding, component_values, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
@@ -103,7 +102,7 @@ class ComponentProgram:
         return CellControl(self._runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
     def run(
-        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE
     ) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
@@ -160,7 +159,7 @@ class ComponentProgram:
 def _instantiate(linker: api.Linker, store: wasmtime.Store, component: api.Component, within: Within) -> api.Instance:
     instance = ffi.wasmtime_component_instance_t()
     given = (linker.ptr(), store_context(store), component.ptr(), ctypes.byref(instance))
-    with within():
+    with within.entered():
         error = ffi.wasmtime_component_linker_instantiate(*given)
     binding.check(error)
     return api.Instance._from_raw(instance)  # noqa: SLF001  # the package keeps it private; the version is pinned
@@ -177,7 +176,7 @@ def _find(store: wasmtime.Store, instance: api.Instance, path: str) -> api.Func:
 
 def _invoke(store: wasmtime.Store, function: api.Func, arguments: list[Any], within: Within) -> Any:
     try:
-        with within():
+        with within.entered():
             return function(store, *arguments)
     except wasmtime.ExitTrap as end:
         raise EngineError(str(end), exit_status=end.code) from None

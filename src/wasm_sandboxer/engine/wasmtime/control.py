@@ -1,17 +1,22 @@
 """A guest's cell: how the daemon stops and pauses a guest that runs on wasmtime."""
 
 import ctypes
+import os
 import select
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import wasmtime
 
 from wasm_sandboxer.engine.pool import MemoryPool
+from wasm_sandboxer.engine.protocol import Passage
 from wasm_sandboxer.engine.wasmtime import thunks
 from wasm_sandboxer.engine.wasmtime.binding import NO_FINALIZER, delete_error, ffi, new_stop_error
 from wasm_sandboxer.engine.wasmtime.memories import GuestMemories
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
+from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.guest import Stdio
 from wasm_sandboxer.linux import syscall
 
@@ -35,6 +40,7 @@ class CellControl:
         self.stopped = False
         self._cell = (ctypes.c_uint64 * (thunks.CELL_SIZE // _WORD))()
         self.address = ctypes.addressof(self._cell)
+        thunks.put_doors(self._cell, thunks.CELL_DOORS, ())
         syscall.semaphore_init(self.address + thunks.CELL_SEMAPHORE)
         for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
             events = select.POLLOUT if number else select.POLLIN
@@ -51,6 +57,32 @@ class CellControl:
         store.set_epoch_deadline(0)
         # Safe: the cell outlives the store, since a control is closed only after its guest has ended.
         ffi.wasmtime_store_epoch_deadline_callback(store.ptr(), self._runtime.on_epoch, self.address, NO_FINALIZER)
+
+    @contextmanager
+    def entering(self, passage: Passage) -> Iterator[None]:
+        """Have the guest enter its bounds before its next instruction; raises WasmSandboxerError if it could not.
+
+        The passage's descriptors are closed in the end, those that it did not come to as well.
+        """
+        self._cell[thunks.CELL_TEXT // _WORD] = thunks.TEXT
+        self._cell[thunks.CELL_NICE // _WORD] = passage.nice[0]
+        self._cell[thunks.CELL_STATUS // _WORD] = 0
+        self._cell[thunks.CELL_REFUSAL // _WORD] = new_stop_error()
+        thunks.put_doors(self._cell, thunks.CELL_DOORS, passage.enter)
+        try:
+            yield
+        finally:
+            left = (ctypes.c_int32 * len(passage.enter)).from_buffer(self._cell, thunks.CELL_DOORS)
+            for door in left:
+                if door >= 0:
+                    os.close(door)
+            thunks.put_doors(self._cell, thunks.CELL_DOORS, ())
+            if refusal := self._cell[thunks.CELL_REFUSAL // _WORD]:
+                delete_error(refusal)
+                self._cell[thunks.CELL_REFUSAL // _WORD] = 0
+        status = ctypes.c_int64(self._cell[thunks.CELL_STATUS // _WORD]).value
+        if status < 0 and not self.stopped:  # else it has become a real-time thread, which not every group takes
+            raise WasmSandboxerError(f"it cannot enter its control group: {os.strerror(-status)}")
 
     def stop(self) -> None:
         """See Control."""

@@ -10,9 +10,8 @@ from typing import Any
 
 import wasmtime
 
-from wasm_sandboxer.engine.protocol import Within
 from wasm_sandboxer.engine.wasmtime import binding
-from wasm_sandboxer.engine.wasmtime.binding import WASI, EngineError, ffi
+from wasm_sandboxer.engine.wasmtime.binding import WASI, Caller, EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.guest import Stdio
@@ -77,11 +76,11 @@ def instantiate(
     imports: list[Import],
     control: CellControl,
     stdio: Stdio,
-    within: Within,
+    caller: Caller,
 ) -> Instances:
     """Instantiate a module whose imports are all WASI's, with the shim if `stdio` or a wait may need it.
 
-    Its start function runs inside of `within`. Raises EngineError, also for what that does.
+    Its start function is called by `caller`. Raises EngineError, also for what that does.
     """
     made = Instances(context, binding.instantiate(context, runtime.trampoline.ptr(), None, 0))
     externs = binding.externs(
@@ -93,7 +92,7 @@ def instantiate(
         ]
     )
     try:
-        made.guest = binding.instantiate(context, module.ptr(), externs, len(imports), within)
+        made.guest = binding.instantiate(context, module.ptr(), externs, len(imports), caller)
     except EngineError as error:
         error.exit_status = made.exit_code()
         raise

@@ -3,20 +3,20 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import wasmtime
 
 from wasm_sandboxer.engine.entry import COMMAND, REACTOR, describe_entry, entry_of
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Control, ExportItem, ImportItem, Kind, Within
+from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, Within
 from wasm_sandboxer.engine.store import Facts
 from wasm_sandboxer.engine.values import format_result
 from wasm_sandboxer.engine.wasmtime import binding, traps, wasi
-from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
+from wasm_sandboxer.engine.wasmtime.binding import Caller, EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.holding import held
+from wasm_sandboxer.engine.wasmtime.inside import caller
 from wasm_sandboxer.engine.wasmtime.instances import Import, Instances, instantiate
 from wasm_sandboxer.engine.wasmtime.limits import check_memory
 from wasm_sandboxer.engine.wasmtime.memories import MappedImage
@@ -67,16 +67,17 @@ class CoreProgram:
         return CellControl(self._runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
 
     def run(
-        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = nullcontext
+        self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE
     ) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
         name, arguments = entry_of(self._functions, guest)
+        into_guest = caller(control, within)
         with held(self._runtime, self.spaces, guest, control, self._image) as store:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
             try:
-                start = within if self._starts else nullcontext
+                start = into_guest if self._starts else binding.directly
                 made = instantiate(self._runtime, context, self._module, self._imports, control, stdio, start)
             except EngineError as error:
                 if error.exit_status is None and not (error.trap or control.stopped):
@@ -84,7 +85,7 @@ class CoreProgram:
                 return traps.exit_of(error, control)
             ready()
             try:
-                self._enter(made, name, arguments, stdio.stdout, within)
+                self._enter(made, name, arguments, stdio.stdout, into_guest)
                 end = Exit(code=0, reason=Reason.EXITED)
             except EngineError as error:
                 error.exit_status = made.exit_code()
@@ -99,16 +100,16 @@ class CoreProgram:
         return ""
 
     def _enter(
-        self, made: Instances, name: str, arguments: list[int | float], out: int | None, within: Within
+        self, made: Instances, name: str, arguments: list[int | float], out: int | None, into_guest: Caller
     ) -> None:
         """Call the guest's function, after `_initialize` in a reactor."""
         if name != COMMAND and REACTOR in self._functions:
-            self._call(made, REACTOR, [], None, within)
+            self._call(made, REACTOR, [], None, into_guest)
         if name != REACTOR:
-            self._call(made, name, arguments, out, within)
+            self._call(made, name, arguments, out, into_guest)
 
     def _call(
-        self, made: Instances, name: str, arguments: list[int | float], out: int | None, within: Within
+        self, made: Instances, name: str, arguments: list[int | float], out: int | None, into_guest: Caller
     ) -> None:
         signature = self._functions[name]
         results = signature.results
@@ -116,7 +117,7 @@ class CoreProgram:
         given = (ffi.wasmtime_val_t * len(raw))(*raw)
         returned = (ffi.wasmtime_val_t * len(results))()
         function = made.export(name.encode()).of.func
-        binding.call(made.context, function, given, returned, within)
+        binding.call(made.context, function, given, returned, into_guest)
         lines = [f"{_result(kind, value)}\n" for kind, value in zip(results, returned, strict=True)]
         if lines and out is not None:
             with contextlib.suppress(OSError):  # nobody reads: the function's result is lost, its run is not

@@ -1,13 +1,19 @@
-"""Three callbacks in machine code, so that a guest's thread never takes the GIL.
+"""Functions in machine code, so that a guest's thread never takes the GIL.
 
 A guest's thread that held the GIL when its cgroup's quota ran out would stop the whole daemon until the next
 period. A ctypes callback takes the GIL; these few instructions do not. They touch only their arguments and the
 guest's cell.
 
 on_epoch(context, cell, *delta, *kind) -> error or NULL
-    Called by the engine in a store whose epoch deadline has passed (wasmtime_store_epoch_deadline_callback).
-    If the cell's `pause` is set it calls that (sem_wait) with the cell's semaphore; then it returns the cell's
-    error, once, or NULL with the deadline one tick ahead.
+    Called by the engine in a store whose epoch deadline has passed (wasmtime_store_epoch_deadline_callback), and so
+    before the guest's first instruction. If the cell has doors, the thread goes through them into its group, by
+    writing `0` to each and closing it, and takes the guest's priority; what a write failed with is left in the
+    cell. If the cell's `pause` is set it calls that (sem_wait) with the cell's semaphore. Then it returns the cell's
+    error, once, or its refusal if the thread could not enter, or NULL with the deadline one tick ahead.
+
+call(block) -> what the function returned
+    Calls the function in the block with its seven words; then, before anybody could take the GIL, the thread leaves
+    its group through the block's doors, which stay open, and takes its own priority back.
 
 transfer(cell, caller, values, count) -> NULL
     A host function (i32 write, i32 which, i32 pointer, i32 length) -> i64 for wasmtime_func_new_unchecked, whose
@@ -21,7 +27,9 @@ wait(cell, caller, values, count) -> NULL
     events, 0 when the time has come, or a negative errno: -EINTR whenever a signal arrives.
 """
 
+import ctypes
 import functools
+from collections.abc import Sequence
 
 from wasm_sandboxer.linux.machine_code import Thunk, Thunks, install
 
@@ -32,7 +40,24 @@ CELL_SEMAPHORE = 16  # sem_t, 32 bytes on both machines
 CELL_MEMORY = 48  # u64: where the guest's linear memory begins
 CELL_POLL = 56  # struct pollfd[3]: stdin, stdout, stderr
 CELL_TIME = 80  # struct timespec
-CELL_SIZE = 96
+CELL_DOORS = 96  # i32[8]: descriptors, then -1; each is -1 once it is used
+CELL_TEXT = 128  # the text "0"
+CELL_NICE = 136  # i64: the guest's priority
+CELL_STATUS = 144  # i64: a negative errno if a door could not be gone through
+CELL_REFUSAL = 152  # u64: the error that ends the guest then
+CELL_SIZE = 160
+
+# Offsets in a block for call().
+BLOCK_FUNCTION = 0
+BLOCK_ARGUMENTS = 8  # u64[7]
+BLOCK_DOORS = 64  # i32[8]
+BLOCK_TEXT = 96
+BLOCK_NICE = 104
+BLOCK_SIZE = 112
+
+TEXT = ord("0")
+DOORS = 7  # at most
+ARGUMENTS = 7
 
 ON_EPOCH: Thunks = {
     "x86_64": Thunk(
@@ -40,39 +65,189 @@ ON_EPOCH: Thunks = {
             push %rsi
             push %rdx
             sub $8, %rsp
-            mov 8(%rsi), %rax
+            cmpq $0, (%rsi)
+            jne 5f
+            lea 0x60(%rsi), %r8
+            cmpl $0, (%r8)
+            js 4f
+            mov %rsi, %r9
+        1:  movslq (%r8), %rdi
+            test %edi, %edi
+            js 3f
+            movl $-1, (%r8)
+            lea 0x80(%r9), %rsi
+            mov $1, %edx
+            mov $1, %eax
+            syscall
             test %rax, %rax
-            je 1f
+            jns 2f
+            mov %rax, 0x90(%r9)
+        2:  mov $3, %eax
+            syscall
+            add $4, %r8
+            jmp 1b
+        3:  mov 0x88(%r9), %edx
+            xor %edi, %edi
+            xor %esi, %esi
+            mov $141, %eax
+            syscall
+            mov %r9, %rsi
+        4:  mov 8(%rsi), %rax
+            test %rax, %rax
+            je 5f
             lea 16(%rsi), %rdi
             call *%rax
-        1:  add $8, %rsp
+        5:  add $8, %rsp
             pop %rdx
             pop %rsi
             mov (%rsi), %rax
-            movq $1, (%rdx)
             movq $0, (%rsi)
+            test %rax, %rax
+            jne 6f
+            cmpq $0, 0x90(%rsi)
+            je 6f
+            mov 0x98(%rsi), %rax
+            movq $0, 0x98(%rsi)
+        6:  movq $1, (%rdx)
             ret
         """,
-        bytes.fromhex("56524883ec08488b46084885c07406488d7e10ffd04883c4085a5e488b0648c7020100000048c70600000000c3"),
+        bytes.fromhex(
+            "56524883ec0848833e00756b4c8d46604183380078524989f149633885ff783341c700ffffffff498db180000000ba01"
+            "000000b8010000000f054885c0790749898190000000b8030000000f054983c004ebc6418b918800000031ff31f6b88d"
+            "0000000f054c89ce488b46084885c07406488d7e10ffd04883c4085a5e488b0648c706000000004885c0751c4883be90"
+            "000000007412488b869800000048c786980000000000000048c70201000000c3"
+        ),
     ),
     "aarch64": Thunk(
         """
             stp x29, x30, [sp, #-32]!
             stp x1, x2, [sp, #16]
-            ldr x8, [x1, #8]
-            cbz x8, 1f
-            add x0, x1, #16
+            mov x9, x1
+            ldr x10, [x9]
+            cbnz x10, 5f
+            add x11, x9, #0x60
+            ldr w10, [x11]
+            tbnz w10, #31, 4f
+            mov w12, #-1
+        1:  ldrsw x13, [x11]
+            tbnz x13, #63, 3f
+            str w12, [x11], #4
+            mov x0, x13
+            add x1, x9, #0x80
+            mov x2, #1
+            mov x8, #64
+            svc #0
+            tbz x0, #63, 2f
+            str x0, [x9, #0x90]
+        2:  mov x0, x13
+            mov x8, #57
+            svc #0
+            b 1b
+        3:  mov x0, #0
+            mov x1, #0
+            ldrsw x2, [x9, #0x88]
+            mov x8, #140
+            svc #0
+        4:  ldr x8, [x9, #8]
+            cbz x8, 5f
+            add x0, x9, #16
             blr x8
-        1:  ldp x1, x2, [sp, #16]
+        5:  ldp x1, x2, [sp, #16]
             ldp x29, x30, [sp], #32
             ldr x0, [x1]
             str xzr, [x1]
-            mov x9, #1
+            cbnz x0, 6f
+            ldr x9, [x1, #0x90]
+            cbz x9, 6f
+            ldr x0, [x1, #0x98]
+            str xzr, [x1, #0x98]
+        6:  mov x9, #1
             str x9, [x2]
             ret
         """,
         bytes.fromhex(
-            "fd7bbea9e10b01a9280440f9680000b42040009100013fd6e10b41a9fd7bc2a8200040f93f0000f9290080d2490000f9c0035fd6"
+            "fd7bbea9e10b01a9e90301aa2a0140f98a0300b52b8101916a0140b9aa02f8370c0080126d0180b9ad01f8b76c4500b8"
+            "e0030daa21010291220080d2080880d2010000d44000f8b6204900f9e0030daa280780d2010000d4f3ffff17000080d2"
+            "010080d2228980b9881180d2010000d4280540f9680000b42041009100013fd6e10b41a9fd7bc2a8200040f93f0000f9"
+            "a00000b5294840f9690000b4204c40f93f4c00f9290080d2490000f9c0035fd6"
+        ),
+    ),
+}
+CALL: Thunks = {
+    "x86_64": Thunk(
+        """
+            push %rbx
+            sub $16, %rsp
+            mov %rdi, %rbx
+            mov 0x38(%rbx), %rax
+            mov %rax, (%rsp)
+            mov 0x08(%rbx), %rdi
+            mov 0x10(%rbx), %rsi
+            mov 0x18(%rbx), %rdx
+            mov 0x20(%rbx), %rcx
+            mov 0x28(%rbx), %r8
+            mov 0x30(%rbx), %r9
+            call *(%rbx)
+            mov %rax, (%rbx)
+            lea 0x40(%rbx), %r8
+        1:  movslq (%r8), %rdi
+            test %edi, %edi
+            js 2f
+            lea 0x60(%rbx), %rsi
+            mov $1, %edx
+            mov $1, %eax
+            syscall
+            add $4, %r8
+            jmp 1b
+        2:  xor %edi, %edi
+            xor %esi, %esi
+            mov 0x68(%rbx), %edx
+            mov $141, %eax
+            syscall
+            mov (%rbx), %rax
+            add $16, %rsp
+            pop %rbx
+            ret
+        """,
+        bytes.fromhex(
+            "534883ec104889fb488b433848890424488b7b08488b7310488b5318488b4b204c8b43284c8b4b30ff134889034c8d43"
+            "4049633885ff7816488d7360ba01000000b8010000000f054983c004ebe331ff31f68b5368b88d0000000f05488b0348"
+            "83c4105bc3"
+        ),
+    ),
+    "aarch64": Thunk(
+        """
+            stp x29, x30, [sp, #-32]!
+            str x19, [sp, #16]
+            mov x19, x0
+            ldp x8, x0, [x19]
+            ldp x1, x2, [x19, #0x10]
+            ldp x3, x4, [x19, #0x20]
+            ldp x5, x6, [x19, #0x30]
+            blr x8
+            str x0, [x19]
+            add x9, x19, #0x40
+        1:  ldrsw x0, [x9], #4
+            tbnz x0, #63, 2f
+            add x1, x19, #0x60
+            mov x2, #1
+            mov x8, #64
+            svc #0
+            b 1b
+        2:  mov x0, #0
+            mov x1, #0
+            ldrsw x2, [x19, #0x68]
+            mov x8, #140
+            svc #0
+            ldr x0, [x19]
+            ldr x19, [sp, #16]
+            ldp x29, x30, [sp], #32
+            ret
+        """,
+        bytes.fromhex(
+            "fd7bbea9f30b00f9f30300aa680240a9610a41a9631242a9651a43a900013fd6600200f969020191204580b8c000f8b7"
+            "61820191220080d2080880d2010000d4faffff17000080d2010080d2626a80b9881180d2010000d4600240f9f30b40f9"
+            "fd7bc2a8c0035fd6"
         ),
     ),
 }
@@ -187,9 +362,16 @@ WAIT: Thunks = {
 
 @functools.cache
 def _addresses() -> dict[str, int]:
-    return install({"on_epoch": ON_EPOCH, "transfer": TRANSFER, "wait": WAIT})
+    return install({"on_epoch": ON_EPOCH, "call": CALL, "transfer": TRANSFER, "wait": WAIT})
 
 
 def address(name: str) -> int:
-    """Where on_epoch, transfer or wait is; valid for the life of the process."""
+    """Where on_epoch, call, transfer or wait is; valid for the life of the process."""
     return _addresses()[name]
+
+
+def put_doors(words: "ctypes.Array[ctypes.c_uint64]", offset: int, doors: Sequence[int]) -> None:
+    """Write descriptors into a cell or block, and the end of their list."""
+    assert len(doors) <= DOORS
+    numbers = (ctypes.c_int32 * (DOORS + 1)).from_buffer(words, offset)
+    numbers[: len(doors) + 1] = [*doors, -1]

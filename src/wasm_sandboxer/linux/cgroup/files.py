@@ -7,7 +7,8 @@ share.
 import os
 import resource
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 
 _MOST = 4096  # bytes; no counter file is near that long
 _SHARE = 4  # a quarter of the descriptors that this process may have
@@ -82,6 +83,18 @@ def write(path: str, value: str) -> None:
         os.write(fd, value.encode())
     finally:
         os.close(fd)
+
+
+def open_all(paths: Iterable[str]) -> tuple[int, ...]:
+    """Descriptors to write to, the caller's to close; what is not there is left out. Raises OSError."""
+    with ExitStack() as undo:
+        opened = []
+        for path in paths:
+            with suppress(FileNotFoundError):
+                opened.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+                undo.callback(os.close, opened[-1])
+        undo.pop_all()
+        return tuple(opened)
 
 
 def table(text: bytes) -> Mapping[bytes, int]:

@@ -69,10 +69,14 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a guest's thread runs: in its group, and before and after in the daemon's own."""
+    """Where a guest's thread runs: in its group, and before and after in the daemon's own.
+
+    `exits` are the daemon's own group's doors, kept open; see Group.doors.
+    """
 
     group: "Group"
     home: "Group"
+    exits: tuple[int, ...]
 
     def enter(self, tid: int) -> None:
         """Put a thread under the group's bounds."""
@@ -94,6 +98,9 @@ class Group(Protocol):
 
     def add_thread(self, tid: int) -> None:
         """Move a thread of this process here."""
+
+    def doors(self) -> tuple[int, ...]:
+        """New descriptors, the caller's to close: a thread that writes `0` to each moves itself here."""
 
     def usage(self) -> Usage:
         """What its threads, and those of its children, have used."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from cgroupspy.controllers import Controller, CpuController, CpuSetController
 
-from wasm_sandboxer.linux.cgroup.files import Budget, Counters, read, table, write
+from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, read, table, write
 from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
 
 CONTROLLERS = ("cpu", "cpuacct", "pids", "cpuset")
@@ -63,10 +63,13 @@ class V1Group:
 
     def add_thread(self, tid: int) -> None:
         """See Group."""
-        for name, folder in self._folders.items():
-            there = self._nearest_cpuset() if name == "cpuset" else folder
+        for path in self._entrances():
             with suppress(FileNotFoundError):  # a cpuset that nobody asked for
-                write(f"{there}/tasks", str(tid))
+                write(path, str(tid))
+
+    def doors(self) -> tuple[int, ...]:
+        """See Group."""
+        return open_all(self._entrances())
 
     def usage(self) -> Usage:
         """See Group."""
@@ -124,6 +127,12 @@ class V1Group:
             cpu.cfs_period_us = limits.period
         if quota != before:
             cpu.cfs_quota_us = quota
+
+    def _entrances(self) -> list[str]:
+        folders = {**self._folders}
+        if "cpuset" in folders:
+            folders["cpuset"] = self._nearest_cpuset()
+        return [f"{folder}/tasks" for folder in folders.values()]
 
     def _nearest_cpuset(self) -> str:
         """Its cpuset's folder, or that of the nearest group around it which has one."""

@@ -8,7 +8,7 @@ Source: kernel documentation, admin-guide/cgroup-v2, "Threads".
 from contextlib import suppress
 from pathlib import Path
 
-from wasm_sandboxer.linux.cgroup.files import Budget, Counters, table
+from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, table
 from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
 
 _DEFAULT_PERIOD = 100_000
@@ -58,6 +58,10 @@ class V2Group:
     def add_thread(self, tid: int) -> None:
         """See Group."""
         self._write("cgroup.threads", str(tid))
+
+    def doors(self) -> tuple[int, ...]:
+        """See Group."""
+        return open_all([f"{self._folder}/cgroup.threads"])
 
     def usage(self) -> Usage:
         """See Group."""
