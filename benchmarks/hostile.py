@@ -101,7 +101,7 @@ async def _measure(report: Report, daemon: Daemon, folder: Path) -> None:
 
 async def _beside(report: Report, made: Sandboxes, hostile: Hostile, rounds: int, seconds: float) -> None:
     kept, asked = [], Answers()
-    before = made.daemon.holdings()
+    before = _holdings(made.daemon.pid)
     async with _worker(made) as worker:
         await asyncio.sleep(seconds)
         for _ in range(rounds):
@@ -109,18 +109,23 @@ async def _beside(report: Report, made: Sandboxes, hostile: Hostile, rounds: int
             async with _asking(made, asked), _running(made, hostile):
                 await asyncio.sleep(0.2)
                 kept.append(100 * await worker.speed(seconds) / alone)
-                most = made.daemon.holdings()
+                most = _holdings(made.daemon.pid)
     report.table(f"beside one that {hostile.what}", "each in a sandbox of its own, on one processor")
     report.row("speed of the one that means well, of its own alone", kept, "%", _KEEPS)
     _answers(report, asked, _ANSWERS)
-    report.row("descriptors of the daemon more than before", [most["descriptors"] - before["descriptors"]], "")
-    report.row("threads of the daemon more than before", [most["threads"] - before["threads"]], "")
+    report.row("descriptors of the daemon more than before", [most[0] - before[0]], "")
+    report.row("threads of the daemon more than before", [most[1] - before[1]], "")
 
 
 def _answers(report: Report, asked: "Answers", target: Target | None) -> None:
     report.row("State", asked.state, target=target)
     report.row("List", asked.listing, target=target)
     report.row("Kill of another, until Wait returns", asked.kill, target=target)
+
+
+def _holdings(pid: int) -> tuple[int, int]:
+    """How many descriptors and threads a process has."""
+    return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
 
 
 @dataclass
@@ -206,18 +211,19 @@ async def _finish(running: "asyncio.Future[Any]", ending: asyncio.Event) -> None
 @asynccontextmanager
 async def _asking(made: Sandboxes, answers: Answers) -> AsyncIterator[None]:
     """Ask all the while, one question after another, over a connection of its own."""
+    sandbox = await made.sandbox()
     async with await TaskClient.connect(made.daemon.task_listen) as client:
-        asking = asyncio.ensure_future(_ask(made, client, answers))
+        asking = asyncio.ensure_future(_ask(made, sandbox, client, answers))
         try:
             yield
         finally:
             asking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asking
+            await made.remove(sandbox)
 
 
-async def _ask(made: Sandboxes, client: TaskClient, answers: Answers) -> None:
-    sandbox = await made.sandbox()
+async def _ask(made: Sandboxes, sandbox: str, client: TaskClient, answers: Answers) -> None:
     while True:
         victim = await made.guest(sandbox, "/sleep.wasm", "forever")
         for _ in range(4):
