@@ -1,6 +1,7 @@
 """What all tests share: one module store for the session, the real command line, guests in this process."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,12 @@ from tests.support.cli import Cli
 from tests.support.guests import Guests, new_engine
 from tests.support.modules import binary
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
+
+
+def pytest_configure() -> None:
+    """Signals do what they do by default, also where a shell's & or nohup had them ignored: tests send them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

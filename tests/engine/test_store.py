@@ -548,14 +548,21 @@ def mappings(pid: int, suffix: str) -> list[dict[str, str]]:
     return [part for part in found_parts if part["path"].endswith(suffix)]
 
 
+def any_shared(pid: int, digest: str) -> bool:
+    """Whether another process has mapped a page of the compiled module that this one has."""
+    return any(int(part["Shared_Clean"].split()[0]) for part in mappings(pid, f"{digest}.cwasm"))
+
+
 def test_processes_share_the_pages_of_a_compiled_module(cli: Cli) -> None:
     digest = hashlib.sha256(example("cat").read_bytes()).hexdigest()
     running = [cli.start("run", example("cat")) for _ in range(2)]
     for process in running:
         wait_for_guest(process, "cat.wasm")
+    deadline = time.monotonic() + PATIENCE
+    while not any_shared(running[0].pid, digest):  # until both have come to their first instructions
+        assert time.monotonic() < deadline
     one, two = (mappings(process.pid, f"{digest}.cwasm") for process in running)
     code = [part for part in one if part["mode"] == "r-xp"]
     assert code
     assert {(part["device"], part["inode"]) for part in one} == {(part["device"], part["inode"]) for part in two}
     assert all(part["Anonymous"] == "0 kB" for part in code)
-    assert any(int(part["Shared_Clean"].split()[0]) > 0 for part in code)
