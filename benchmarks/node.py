@@ -39,9 +39,15 @@ class Daemon:
     """A daemon that serves, as a context manager; its folder is the caller's to remove."""
 
     def __init__(
-        self, folder: Path, *, null: bool = False, containerd: Path | None = None, level: str = "info"
+        self,
+        folder: Path,
+        *,
+        null: bool = False,
+        containerd: Path | None = None,
+        level: str = "info",
+        arguments: Sequence[str] = (),
     ) -> None:
-        """`null` gives it the engine that does nothing; events go to `containerd`."""
+        """`null` gives it the engine that does nothing; events go to `containerd`; `arguments` are further ones."""
         self.folder = folder
         self.listen = folder / "s.sock"
         self.task_listen = folder / "t.sock"
@@ -50,6 +56,7 @@ class Daemon:
             sys.executable, "-m", *(["benchmarks.null"] if null else ["wasm_sandboxer", "serve"]),
             "--listen", self.listen, "--task-listen", self.task_listen, "--state", self.state,
             "--root", folder / "root", "--containerd", containerd or folder / "none.sock", "--log-level", level,
+            *arguments,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -135,11 +142,16 @@ class Node:
 
 
 @contextmanager
-def daemons(names: Sequence[str] = (OURS, FLOOR)) -> Iterator[tuple[Path, dict[str, Daemon]]]:
-    """Daemons without a containerd, and the folder that theirs lie in."""
+def daemons(
+    names: Sequence[str] = (OURS, FLOOR), arguments: Sequence[str] = ()
+) -> Iterator[tuple[Path, dict[str, Daemon]]]:
+    """Daemons without a containerd, and the folder that theirs lie in; `arguments` are more of serve's."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsb-", dir="/tmp")))
-        running = {name: stack.enter_context(Daemon(folder / name, null=name == FLOOR)) for name in names}
+        running = {
+            name: stack.enter_context(Daemon(folder / name, null=name == FLOOR, arguments=arguments))
+            for name in names
+        }
         yield folder, running
 
 

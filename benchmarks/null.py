@@ -13,7 +13,7 @@ from pathlib import Path
 from wasm_sandboxer import daemon, logs
 from wasm_sandboxer.config import Config, LogLevel
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, Within
+from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, LoadObserver, Within
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 
@@ -96,7 +96,7 @@ class NullEngine:
         return self._program
 
 
-def make(_config: Config, _forks: ForkServer) -> NullEngine:
+def make(_config: Config, _forks: ForkServer, _observe: LoadObserver | None) -> NullEngine:
     return NullEngine()
 
 

@@ -6,7 +6,9 @@ containerd 2.4 asks for each running container once a second, so this is what it
 """
 
 import asyncio
+import re
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,7 +22,7 @@ _TARGET = Target(column="p50", at_most=200)  # milliseconds of CPU for all of th
 
 
 def bench(report: Report) -> None:
-    with daemons((OURS,)) as (folder, running):
+    with daemons((OURS,), ("--metrics-listen", "127.0.0.1:0")) as (folder, running):
         bundles = Bundles(folder / "bundles")
         try:
             asyncio.run(_measure(report, running[OURS], bundles))
@@ -39,6 +41,9 @@ async def _measure(report: Report, daemon: Daemon, bundles: Bundles) -> None:
         report.table(f"asking about {count} containers that sleep", "all of them, once")
         await _rows(report, daemon, "Task.Stats, one after another", lambda: _each(client, idents))
         await _rows(report, daemon, "Admin.List, one call", client.list)
+        metrics = re.search(r"metrics at (\S+)", daemon.log_tail(5000))
+        assert metrics is not None
+        await _rows(report, daemon, "a scrape of Prometheus'", lambda: asyncio.to_thread(_scrape, metrics[1]), None)
         await _rows(report, daemon, "floor: Task.State, one after another", lambda: _states(client, idents), None)
         for ident in idents:
             await client.kill(ident)
@@ -62,6 +67,11 @@ async def _rows(
         cpu.append((daemon.cpu() - before) * 1e3)
     report.row(f"{label}: CPU of the daemon", cpu, target=target)
     report.row("  wall time", wall)
+
+
+def _scrape(url: str) -> int:
+    with urllib.request.urlopen(url) as answer:
+        return len(answer.read())
 
 
 async def _each(client: TaskClient, idents: list[str]) -> None:

@@ -1,9 +1,9 @@
-"""Sizes and durations as people write and read them."""
+"""Sizes, durations and addresses as people write and read them."""
 
 import pytest
 
 from wasm_sandboxer.errors import InvalidArgument
-from wasm_sandboxer.units import format_duration, format_size, parse_duration, parse_size
+from wasm_sandboxer.units import format_duration, format_size, parse_address, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,22 @@ def test_a_size_is_written(count: int, text: str) -> None:
 )  # fmt: skip
 def test_a_duration_is_written(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:0", ("::1", 0)), (":65535", ("", 65535)),
+        ("localhost:80", ("localhost", 80)),
+    ],
+)  # fmt: skip
+def test_an_address_is_read(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9464", "127.0.0.1", "::1:80", "[::1]", "a:65536", "a:-1", "a:b", "a:١", "[x]:1"]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"is not an address; write ADDR:PORT"):
+        parse_address(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer.errors import InvalidArgument
-from wasm_sandboxer.units import parse_duration, parse_size
+from wasm_sandboxer.units import parse_address, parse_duration, parse_size
 
 RUN = Path("/run/wasm-sandboxer")
 
@@ -43,6 +43,9 @@ class Config:
     listen: Path = _key("gRPC socket: the Sandbox Controller and Task v3", RUN / "sandboxer.sock")
     task_listen: Path = _key("ttrpc socket: Task v3, the address containerd is given", RUN / "task.sock")
     state: Path = _key("folder of what lasts while the machine is up: records of sandboxes and containers", RUN)
+    metrics_listen: str = _key(
+        "ADDR:PORT where Prometheus may ask, at /metrics, as 127.0.0.1:9464; empty for nowhere", "", unit="address"
+    )
     root: Path = _key("folder of what lasts longer: the module store", Path("/var/lib/wasm-sandboxer"))
     containerd: Path = _key("containerd's socket, for events", Path("/run/containerd/containerd.sock"))
     log_level: LogLevel = _key("debug, info, warning or error; read again on SIGHUP", LogLevel.INFO)
@@ -106,6 +109,10 @@ def _convert(key: "dataclasses.Field[Any]", given: Any) -> Any:
     unit = key.metadata["unit"]
     value: Any = None
     match key.default, given:
+        case str(), str() if unit == "address":
+            if given:
+                parse_address(given)
+            value = given
         case _, str() if unit:
             value = parse_size(given) if unit == "size" else parse_duration(given)
         case StrEnum(), str():
@@ -126,7 +133,7 @@ def _convert(key: "dataclasses.Field[Any]", given: Any) -> Any:
 def _wanted(key: "dataclasses.Field[Any]") -> str:
     match key.default:
         case _ if key.metadata["unit"]:
-            return f"a {key.metadata['unit']}"
+            return f"{'an' if key.metadata['unit'] == 'address' else 'a'} {key.metadata['unit']}"
         case Path():
             return "an absolute path"
         case StrEnum():

@@ -10,20 +10,21 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasm_sandboxer import logs
 from wasm_sandboxer.api.services import ADMIN, CONTROLLER, SERVICES, TASK
 from wasm_sandboxer.config import RUN, Config
 from wasm_sandboxer.core.events import EventQueue
 from wasm_sandboxer.core.groups import Groups
+from wasm_sandboxer.core.observer import Nobody
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.strays import Strays
 from wasm_sandboxer.core.task import Tools
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Engine
+from wasm_sandboxer.engine.protocol import Engine, LoadObserver
 from wasm_sandboxer.engine.source import CompileBounds
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, WasmtimeEngine, store_key
@@ -33,25 +34,31 @@ from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
 from wasm_sandboxer.linux.cgroup.host import detect
 from wasm_sandboxer.rpc.admin import Admin
-from wasm_sandboxer.rpc.call import log_call
+from wasm_sandboxer.rpc.call import Context, log_call
 from wasm_sandboxer.rpc.controller import Controller
 from wasm_sandboxer.rpc.errors import translate
-from wasm_sandboxer.rpc.grpc_server import make_server
+from wasm_sandboxer.rpc.grpc_server import Observe, make_server
 from wasm_sandboxer.rpc.publisher import Publisher
+from wasm_sandboxer.rpc.scrape import ScrapeServer
 from wasm_sandboxer.rpc.task import Task
+from wasm_sandboxer.rpc.transport.status import RpcError
 from wasm_sandboxer.rpc.ttrpc import Method, TtrpcServer
+from wasm_sandboxer.units import parse_address
+
+if TYPE_CHECKING:
+    from wasm_sandboxer.rpc.exporter import Exporter, Figures
 
 _FORK_SERVER = "wasm_sandboxer.forkserver"
 _LONGEST_SOCKET = 107  # unix(7)
 _log = logging.getLogger(__name__)
-MakeEngine = Callable[[Config, ForkServer], Engine]
+MakeEngine = Callable[[Config, ForkServer, LoadObserver | None], Engine]
 
 
-def make_engine(config: Config, forks: ForkServer) -> Engine:
+def make_engine(config: Config, forks: ForkServer, observe: LoadObserver | None = None) -> Engine:
     """The engine over the node's module store, compiling in the fork server's children."""
     store = ModuleStore(config.root, store_key(), capacity=config.store_size)
     bounds = CompileBounds(memory=config.compile_memory, seconds=config.compile_timeout)
-    engine = WasmtimeEngine(store, bounds=bounds, runner=forks)
+    engine = WasmtimeEngine(store, bounds=bounds, runner=forks, observe=observe)
     engine.warm_up()
     return engine
 
@@ -74,14 +81,17 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         for problem in groups.problems:
             _log.warning("limits: %s", problem)
         queue = EventQueue(config.event_queue)
+        exporter = _exporter(config)
+        pool = MemoryPool("the node's", config.node_memory or _most_memory())
         tools = Tools(
-            engine=make(config, forks),
+            engine=make(config, forks, exporter.loaded if exporter else None),
             executor=ThreadExecutor(nice=0),
             workers=workers,
             publish=queue.add,
             groups=groups,
-            pool=MemoryPool("the node's", config.node_memory or _most_memory()),
+            pool=pool,
             default_memory=config.default_memory,
+            observer=exporter or Nobody(),
         )
         sandboxer = Sandboxer(tools, Records(config.state / "records"), config.state / "sandboxes")
         await sandboxer.recover()
@@ -90,7 +100,9 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         strays = Strays(groups, workers, ENGINE_THREAD, sandboxer.threads)
         stack.callback(asyncio.create_task(strays.run()).cancel)
         stop = _stop_signal(reload)
-        async with _sockets(config, sandboxer):
+        if exporter is not None:
+            await _serve_metrics(config, exporter, lambda: exporter.figures(sandboxer, pool, len(queue)), stack)
+        async with _sockets(config, sandboxer, _observe(exporter)):
             systemd.notify("READY=1")
             _log.info("ready: controller at %s, tasks at %s", config.listen, config.task_listen)
             await _watch(stop)
@@ -101,16 +113,44 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
     _log.info("stopped")
 
 
+def _exporter(config: Config) -> "Exporter | None":
+    if not config.metrics_listen:
+        return None
+    from wasm_sandboxer.rpc.exporter import Exporter  # noqa: PLC0415  # start-up time of daemons that tell nobody
+
+    return Exporter()
+
+
+def _observe(exporter: "Exporter | None") -> Observe:
+    """What is told of every call that was answered."""
+    if exporter is None:
+        return log_call
+
+    def observe(call: Context, error: RpcError | None, seconds: float) -> None:
+        log_call(call, error, seconds)
+        exporter.answered(call, error, seconds)
+
+    return observe
+
+
+async def _serve_metrics(
+    config: Config, exporter: "Exporter", look: "Callable[[], Figures]", stack: AsyncExitStack
+) -> None:
+    server = ScrapeServer(lambda: exporter.text(look()), exporter.content_type)
+    stack.push_async_callback(server.stop)
+    await server.start(*parse_address(config.metrics_listen))
+
+
 @asynccontextmanager
-async def _sockets(config: Config, sandboxer: Sandboxer) -> AsyncIterator[None]:
+async def _sockets(config: Config, sandboxer: Sandboxer, observe: Observe) -> AsyncIterator[None]:
     """Both sockets, bound and served; on the way out calls get a short while to end."""
     controller = Controller(sandboxer, f"ttrpc+unix://{config.task_listen}")
     task = Task(sandboxer)
     methods = {name: Method(rpc.request, rpc.response, getattr(task, name)) for name, rpc in SERVICES[TASK].items()}
     admin = Admin(sandboxer)
     ours = {name: Method(rpc.request, rpc.response, getattr(admin, name)) for name, rpc in SERVICES[ADMIN].items()}
-    ttrpc = TtrpcServer({TASK: methods, ADMIN: ours}, observe=log_call, translate=translate)
-    grpc = make_server({CONTROLLER: controller, TASK: task})
+    ttrpc = TtrpcServer({TASK: methods, ADMIN: ours}, observe=observe, translate=translate)
+    grpc = make_server({CONTROLLER: controller, TASK: task}, observe)
     await ttrpc.start(_bind(config.task_listen))
     _clear(config.listen)
     mask = os.umask(0o177)

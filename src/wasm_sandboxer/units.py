@@ -14,6 +14,7 @@ _SIZE_UNITS = {
     "g": 1 << 30, "gb": 10**9, "gi": 1 << 30, "gib": 1 << 30,
     "t": 1 << 40, "tb": 10**12, "ti": 1 << 40, "tib": 1 << 40,
 }  # fmt: skip
+_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]]*)):([0-9]{1,5})")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -49,6 +50,17 @@ def parse_duration(text: str) -> float:
     if not math.isfinite(seconds):
         raise InvalidArgument(f"{text[:40]!r} is longer than anything lasts")
     return seconds
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:9464", "[::1]:9464" or ":9464", which is every address of the machine.
+
+    Raises InvalidArgument with the text and the form that is expected.
+    """
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None or int(match[3]) > 65535:
+        raise InvalidArgument(f"{text[:60]!r} is not an address; write ADDR:PORT, as in 127.0.0.1:9464 or [::1]:9464")
+    return match[1] or match[2], int(match[3])
 
 
 def format_size(count: int) -> str:

@@ -33,6 +33,8 @@ def file(tmp_path):
         ("store_size = -1", "store_size"),
         ("lenient_limits = 'yes'", "lenient_limits must be true or false"),
         ("nice = 77", "nice"),
+        ("metrics_listen = 9464", "metrics_listen must be an address, not 9464"),
+        ("metrics_listen = '127.0.0.1'", "metrics_listen: '127.0.0.1' is not an address; write ADDR:PORT"),
         ("x = ", "not TOML"),
         ("\xff", "not TOML"),
     ],
@@ -60,6 +62,7 @@ def test_every_key_can_be_set(file):
         listen = "/nowhere/s.sock"
         task_listen = "/nowhere/t.sock"
         state = "/nowhere/state"
+        metrics_listen = "[::1]:9464"
         root = "/nowhere/root"
         containerd = "/nowhere/c.sock"
         log_level = "error"
@@ -80,6 +83,7 @@ def test_every_key_can_be_set(file):
         listen=Path("/nowhere/s.sock"),
         task_listen=Path("/nowhere/t.sock"),
         state=Path("/nowhere/state"),
+        metrics_listen="[::1]:9464",
         root=Path("/nowhere/root"),
         containerd=Path("/nowhere/c.sock"),
         log_level=LogLevel.ERROR,

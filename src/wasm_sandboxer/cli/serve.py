@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from wasm_sandboxer.config import RUN, Config, LogFormat, LogLevel, load
+from wasm_sandboxer.units import parse_address
 
 DEFAULT_FILE = Path("/etc/wasm-sandboxer/config.toml")
 
@@ -19,6 +20,7 @@ DEFAULT_FILE = Path("/etc/wasm-sandboxer/config.toml")
 )
 @click.option("--listen", type=click.Path(path_type=Path), help=f"gRPC socket.  [default: {RUN}/sandboxer.sock]")
 @click.option("--task-listen", type=click.Path(path_type=Path), help=f"ttrpc socket.  [default: {RUN}/task.sock]")
+@click.option("--metrics-listen", metavar="ADDR:PORT", help="Where Prometheus may ask.  [default: nowhere]")
 @click.option("--state", type=click.Path(path_type=Path), help=f"Folder for records and mounts.  [default: {RUN}]")
 @click.option(
     "--root",
@@ -47,6 +49,8 @@ def _config(file: Path | None, options: dict[str, Any]) -> Config:
     if file is None and DEFAULT_FILE.exists():
         file = DEFAULT_FILE
     config = load(file) if file is not None else Config()
+    if options["metrics_listen"]:
+        parse_address(options["metrics_listen"])
     level, form = options["log_level"], options["log_format"]
     given = {**options, "log_level": level and LogLevel(level), "log_format": form and LogFormat(form)}
     paths = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}

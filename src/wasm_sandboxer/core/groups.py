@@ -51,6 +51,12 @@ class Groups:
         """Whose metrics messages describe this host."""
         return self._host.version
 
+    def cpu_time(self) -> float | None:
+        """Seconds of CPU of all groups together, those that are gone too; None where there are none."""
+        with suppress(OSError):
+            return self._root.usage().cpu / 1e6 if self._root is not None else None
+        return None
+
     def sandbox(self, namespace: str, ident: str, limits: GroupLimits) -> Group | None:
         """The sandbox's group, made if it is not there; raises Unsupported for bounds that cannot be held."""
         return self._make(self._root, f"{namespace}-{ident}", limits, f"sandbox {ident}")

@@ -53,6 +53,10 @@ class Sandboxer:
         """Whose metrics describe this host."""
         return self._tools.groups.version
 
+    def cpu_time(self) -> float | None:
+        """Seconds of CPU of all sandboxes there ever were, where the kernel counts that."""
+        return self._tools.groups.cpu_time()
+
     # ---- sandboxes ----
 
     def create_sandbox(self, record: SandboxRecord) -> None:

@@ -24,6 +24,7 @@ from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
 from wasm_sandboxer.core.groups import Groups, limits_of
 from wasm_sandboxer.core.identifiers import identifier
+from wasm_sandboxer.core.observer import CONTAINER, EXEC, Nobody, Observer
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Engine, Program
@@ -48,6 +49,7 @@ class Tools:
     groups: Groups
     pool: MemoryPool  # the node's: what all guests on threads may have together
     default_memory: int = 0
+    observer: Observer = field(default_factory=Nobody)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +155,16 @@ class Task:
         process.begun = True
         process.streams.begin()
         process.streams.on_interrupt(lambda number: self._interrupt(process, number))
+        observer, kind, asked = self.tools.observer, self._kind(process), time.perf_counter()
         try:
             await process.run.start()
+        except BaseException:
+            observer.start_failed(kind)
+            raise
         finally:
             process.run.exit.add_done_callback(lambda _: self._ended(process))
         process.started_at = time.time()
+        observer.started(kind, time.perf_counter() - asked)
         if exec_id:
             self._publish(Topic.EXEC_STARTED, exec_id=exec_id, pid=process.pid)
         else:
@@ -320,6 +327,7 @@ class Task:
             self.oom_count += 1
             if process is self.init:
                 self._publish(Topic.OOM)
+        self.tools.observer.ended(self._kind(process), end.reason)
         process.exited.set_result(end)
         _log.info(
             "container %s%s ended: %s with code %d%s",
@@ -336,6 +344,9 @@ class Task:
             exit_status=end.code & 0xFF,
             exited_at=process.exited_at,
         )
+
+    def _kind(self, process: TaskProcess) -> str:
+        return CONTAINER if process is self.init else EXEC
 
     def _publish(self, topic: Topic, **details: Any) -> None:
         self.tools.publish(Event(topic=topic, namespace=self.namespace, container=self.id, details=details))

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeAlias, TypeGuard
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.guest import Exit, Guest, Stdio
@@ -179,6 +179,19 @@ class ExternalProgram(Program, Protocol):
 def is_external(program: Program) -> TypeGuard[ExternalProgram]:
     """Whether a native command runs it."""
     return hasattr(program, "command")
+
+
+class Source(StrEnum):
+    """Where a module that was asked for came from."""
+
+    MEMORY = "memory"  # loaded already
+    STORE = "store"  # compiled before
+    COMPILED = "compiled"  # now
+    FAILED = "failed"  # nowhere: it cannot be had
+
+
+LoadObserver: TypeAlias = Callable[[Source, float], None]
+"""Told of each module that was asked for: where it came from, and the seconds that compiling it took. Any thread."""
 
 
 class Engine(Protocol):

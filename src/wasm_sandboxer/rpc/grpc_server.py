@@ -7,19 +7,22 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 
 from wasm_sandboxer.api.services import SERVICES
-from wasm_sandboxer.rpc.call import log_call
+from wasm_sandboxer.rpc.call import Context
 from wasm_sandboxer.rpc.errors import translate
 from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 _MOST_BYTES = 16 << 20  # containerd's own bound on messages
 _log = logging.getLogger(__name__)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+Observe: TypeAlias = Callable[[Context, RpcError | None, float], None]
 
 
 class GrpcCall:
@@ -39,15 +42,15 @@ class GrpcCall:
         return {key: value for key, value in self._context.invocation_metadata() if isinstance(value, str)}
 
 
-def make_server(handlers: dict[str, Any]) -> grpc.aio.Server:
-    """A server for these services, by their full names; bind and start it."""
+def make_server(handlers: dict[str, Any], observe: Observe) -> grpc.aio.Server:
+    """A server for these services, by their full names; bind and start it. `observe` is told of every call."""
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", _MOST_BYTES), ("grpc.max_send_message_length", _MOST_BYTES)]
     )
     for service, handler in handlers.items():
         methods = {
             method: grpc.unary_unary_rpc_method_handler(
-                _serve(service, method, getattr(handler, method)),
+                _serve(service, method, getattr(handler, method), observe),
                 request_deserializer=rpc.request.FromString,
                 response_serializer=rpc.response.SerializeToString,
             )
@@ -57,7 +60,9 @@ def make_server(handlers: dict[str, Any]) -> grpc.aio.Server:
     return server
 
 
-def _serve(service: str, method: str, handler: Callable[..., Any]) -> Callable[[Message, Any], Awaitable[Message]]:
+def _serve(
+    service: str, method: str, handler: Callable[..., Any], observe: Observe
+) -> Callable[[Message, Any], Awaitable[Message]]:
     async def serve(request: Message, context: Any) -> Message:
         begun = time.perf_counter()
         call = GrpcCall(service, method, request, context)
@@ -75,7 +80,7 @@ def _serve(service: str, method: str, handler: Callable[..., Any]) -> Callable[[
             error = RpcError(StatusCode.CANCELLED, "the client has gone")
             raise
         finally:
-            log_call(call, error, time.perf_counter() - begun)
+            observe(call, error, time.perf_counter() - begun)
         if error is not None:
             await context.abort(_CODES[error.code.value], error.message)
         result: Message = response

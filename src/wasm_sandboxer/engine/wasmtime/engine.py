@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import wasmtime
 
 from wasm_sandboxer.engine.programs import Programs
+from wasm_sandboxer.engine.protocol import LoadObserver, Source
 from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, processor_features, read_source
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
@@ -42,12 +43,18 @@ class WasmtimeEngine:
     """See Engine. Any thread may load; one compilation per content at a time, across processes too."""
 
     def __init__(
-        self, store: ModuleStore, *, bounds: CompileBounds | None = None, runner: Runner | None = None
+        self,
+        store: ModuleStore,
+        *,
+        bounds: CompileBounds | None = None,
+        runner: Runner | None = None,
+        observe: LoadObserver | None = None,
     ) -> None:
         self._store = store
         self._bounds = bounds or CompileBounds()
         self._runner: Runner = runner or LocalRunner(compiling.JOBS)
         self._programs: Programs[CoreProgram | ComponentProgram] = Programs()
+        self._observe: LoadObserver = observe or (lambda source, seconds: None)  # noqa: ARG005  # nobody counts
 
     @functools.cached_property
     def runtime(self) -> Runtime:
@@ -72,13 +79,23 @@ class WasmtimeEngine:
     ) -> "CoreProgram | ComponentProgram":
         """See Engine; `waiting` is told while it compiles how long that takes."""
         name = name or str(path)
+        made = False
+
+        def make() -> "CoreProgram | ComponentProgram":
+            nonlocal made
+            made = True
+            return self._make(digest, source, name.rpartition("/")[2], waiting)
+
         try:
             source = read_source(path, name)
             digest = hashlib.sha256(source).hexdigest()
-            short = name.rpartition("/")[2]
-            return self._programs.get(digest, lambda: self._make(digest, source, short, waiting))
+            program = self._programs.get(digest, make)
         except (ModuleError, ResourceExhausted) as error:
+            self._observe(Source.FAILED, 0.0)
             raise type(error)(f"{name}: {error}") from None
+        if not made:
+            self._observe(Source.MEMORY, 0.0)
+        return program
 
     def compile(self, path: Path, *, waiting: Callable[[float], None] | None = None) -> "Stored":
         """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
@@ -105,6 +122,7 @@ class WasmtimeEngine:
             self._store.discard(digest)
             held = self._held(digest, source, name, waiting=waiting)
             program = self._program(digest, held)
+        self._observe(Source.COMPILED if held.new else Source.STORE, held.facts.compile_seconds)
         weakref.finalize(program, held.close)
         return program
 
