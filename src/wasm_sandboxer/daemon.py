@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from wasm_sandboxer.rpc.exporter import Exporter, Figures
 
 _FORK_SERVER = "wasm_sandboxer.forkserver"
+_FEW_DESCRIPTORS = 16384
 _LONGEST_SOCKET = 107  # unix(7)
 _log = logging.getLogger(__name__)
 MakeEngine = Callable[[Config, ForkServer, LoadObserver | None], Engine]
@@ -70,6 +72,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(_only_daemon(config))
+        _take_descriptors()
         forks = ForkServer(_FORK_SERVER)
         forks.start()
         stack.callback(forks.stop)
@@ -241,6 +244,14 @@ def _clear(path: Path) -> None:
         path.unlink()
     elif path.exists():
         raise FailedPrecondition(f"{path} is in the way of a socket and is none itself")
+
+
+def _take_descriptors() -> None:
+    """Have as many descriptors as this process may: those of all its guests are among them."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most < _FEW_DESCRIPTORS:
+        _log.warning("only %d files can be open in all guests and the daemon together (LimitNOFILE=)", most)
 
 
 def _prefer_this_process(nice: int) -> None:

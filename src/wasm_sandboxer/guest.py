@@ -11,6 +11,7 @@ TABLE_ELEMENTS = 1 << 20  # 8 MiB of host memory; a table is not charged as line
 INSTANCES = 64  # a component is made of several core instances
 TABLES = 64
 MEMORIES = 16
+FILES = 1024  # what a process has of descriptors if nobody says
 
 
 class Network(StrEnum):
@@ -35,13 +36,17 @@ class Preopen:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds the engine holds: memory in bytes of linear memory (None: 4 GiB, what 32 bits address)."""
+    """Bounds the engine holds: memory in bytes of linear memory (None: 4 GiB, what 32 bits address).
+
+    `files` are those open at a time, the folders that it was given included.
+    """
 
     memory: int | None = None
     table_elements: int = TABLE_ELEMENTS
     instances: int = INSTANCES
     tables: int = TABLES
     memories: int = MEMORIES
+    files: int = FILES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.guests import Guests, Ran, content, in_loop
 from tests.support.modules import wasi
-from wasm_sandboxer.guest import Exit, Preopen, Stdio
+from wasm_sandboxer.errors import ResourceExhausted
+from wasm_sandboxer.guest import Exit, Limits, Preopen, Stdio
 
 BADF, FAULT, NOSPC, PIPE, SPIPE = 8, 21, 51, 64, 70
 CALLS = wasi("fd_read fd_write fd_close fd_renumber fd_fdstat_get fd_fdstat_set_flags path_open proc_exit random_get")
@@ -291,3 +292,73 @@ def test_randomness_beyond_memory_is_refused(guests: Guests, wat: Callable[..., 
     path = wat(f"""(module {wasi("random_get proc_exit")} (memory (export "memory") 1) (func (export "_start")
       (call $proc_exit (call $random_get (i32.const 0) (i32.const {length})))))""")
     assert guests.run(path).code in (FAULT, 134)
+
+
+# ---- how many files may be open ----
+
+OPEN = "(call $path_open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 2048))"  # noqa: E501
+# Opens "a" until it cannot; how often it could is in $count, and the last errno in $errno.
+FILL = f"""
+    (loop $more
+      (local.set $errno {OPEN})
+      (if (i32.eqz (local.get $errno))
+        (then (local.set $count (i32.add (local.get $count) (i32.const 1))) (br $more))))"""
+
+
+@pytest.fixture
+def opener(guests: Guests, wat: Callable[..., Path], tmp_path: Path) -> Callable[..., Exit]:
+    """How a guest ends that may have so many files open, the folder with the file `a` among them."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").touch()
+    folder = Preopen(host=tmp_path / "folder", guest="/", writable=True)
+
+    def run(body: str, files: int) -> Exit:
+        path = wat(f"""(module {CALLS} (memory (export "memory") 1) (data (i32.const 0) "a")
+          (func (export "_start") (local $count i32) (local $errno i32) {body}
+            (call $proc_exit (local.get $count))))""")
+        return guests.run(path, preopens=(folder,), limits=Limits(files=files)).exit
+
+    return run
+
+
+def test_a_guest_opens_no_more_files_than_it_may(opener: Callable[..., Exit]) -> None:
+    mfile = "(if (i32.ne (local.get $errno) (i32.const 33)) (then (unreachable)))"
+    assert opener(f"{FILL} {mfile}", 11).code == 10
+
+
+@pytest.mark.parametrize(
+    "close",
+    [
+        "(drop (call $fd_close (i32.const 6)))",
+        "(drop (call $fd_renumber (i32.const 6) (i32.const 7)))",
+    ],
+)
+def test_a_file_that_is_closed_makes_room_for_one(opener: Callable[..., Exit], close: str) -> None:
+    assert opener(f"{FILL} {close} {FILL}", 11).code == 11
+
+
+def test_a_file_that_could_not_be_opened_takes_no_room(opener: Callable[..., Exit]) -> None:
+    nowhere = OPEN.replace("(i32.const 0) (i32.const 1)", "(i32.const 64) (i32.const 1)", 1)
+    loop = f"(loop $again (drop {nowhere}) (br_if $again (i32.lt_u (local.tee $errno (i32.add (local.get $errno) (i32.const 1))) (i32.const 50))))"  # noqa: E501
+    assert opener(f"{loop} {FILL}", 11).code == 10
+
+
+def test_closing_what_never_was_open_makes_no_room(opener: Callable[..., Exit]) -> None:
+    closes = "(drop (call $fd_close (i32.const 900)))" * 5
+    assert opener(f"{FILL} {closes} {FILL}", 11).code == 10
+
+
+def test_all_guests_together_open_no_more_files_than_the_process_may(
+    guests: Guests, opener: Callable[..., Exit]
+) -> None:
+    files = guests.engine.runtime.files
+    limit, before = files.limit, files.used
+    files.limit = before + 8
+    try:
+        assert opener(FILL, 1024).code == 7
+        assert files.used == before  # they are given back when a guest has ended
+        files.limit = before
+        with pytest.raises(ResourceExhausted, match="its 1 folders are more than the process's limit on open files"):
+            opener(FILL, 1024)
+    finally:
+        files.limit = limit

@@ -14,7 +14,10 @@ import pytest
 from wasm_sandboxer.engine import pool
 from wasm_sandboxer.engine.wasmtime import memories, thunks
 
-THUNKS = {"on_epoch": thunks.ON_EPOCH, "call": thunks.CALL, "transfer": thunks.TRANSFER, "wait": thunks.WAIT}
+THUNKS = {
+    "on_epoch": thunks.ON_EPOCH, "call": thunks.CALL, "count": thunks.COUNT, "transfer": thunks.TRANSFER,
+    "wait": thunks.WAIT,
+}  # fmt: skip
 ALL = {**THUNKS, "charge": pool.CHARGE, "release": pool.RELEASE, "get": memories.GET, "grow": memories.GROW}
 
 
@@ -64,7 +67,8 @@ def test_the_cell_is_laid_out_as_the_listings_have_it() -> None:
     assert thunks.CELL_NICE == 0x88
     assert thunks.CELL_STATUS == 0x90
     assert thunks.CELL_REFUSAL == 0x98
-    assert thunks.CELL_REFUSAL + 8 == thunks.CELL_SIZE
+    assert (thunks.CELL_FILES, thunks.CELL_CHARGE, thunks.CELL_RELEASE) == (0xA0, 0xA8, 0xB0)
+    assert thunks.CELL_RELEASE + 8 == thunks.CELL_SIZE
     assert thunks.CELL_SEMAPHORE + 32 == thunks.CELL_MEMORY  # one sem_t
     listings = " ".join(thunk.listing for name in ("transfer", "wait") for thunk in THUNKS[name].values())
     assert set(re.findall(r"0x[0-9a-f]+(?=\(%rdi|\])", listings)) <= {"0x30", "0x38", "0x50", "0x58"}

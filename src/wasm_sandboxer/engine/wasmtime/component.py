@@ -99,7 +99,8 @@ class ComponentProgram:
 
     def control(self, guest: Guest, stdio: Stdio, pool: MemoryPool | None) -> CellControl:
         """See Program."""
-        return CellControl(self._runtime, stdio, MemoryPool.of_guest(guest.limits.memory, pool))
+        own = MemoryPool.of_guest(guest.limits.memory, pool)
+        return CellControl(self._runtime, stdio, own, files=guest.limits.files)
 
     def run(
         self, guest: Guest, stdio: Stdio, control: Control, ready: Callable[[], None], within: Within = ANYWHERE

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 import wasmtime
 
-from wasm_sandboxer.engine.pool import MemoryPool
+from wasm_sandboxer.engine.pool import MemoryPool, addresses
 from wasm_sandboxer.engine.protocol import Passage
 from wasm_sandboxer.engine.wasmtime import thunks
 from wasm_sandboxer.engine.wasmtime.binding import NO_FINALIZER, delete_error, ffi, new_stop_error
 from wasm_sandboxer.engine.wasmtime.memories import GuestMemories
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.errors import WasmSandboxerError
-from wasm_sandboxer.guest import Stdio
+from wasm_sandboxer.guest import FILES, Stdio
 from wasm_sandboxer.linux import syscall
 
 _WORD = 8
@@ -30,9 +30,10 @@ class CellControl:
     machines do whole, and before the epoch is bumped, which is a barrier.
     """
 
-    def __init__(self, runtime: Runtime, stdio: Stdio, pool: MemoryPool) -> None:
-        """`pool` is the guest's own."""
+    def __init__(self, runtime: Runtime, stdio: Stdio, pool: MemoryPool, *, files: int = FILES) -> None:
+        """`pool` is the guest's own; `files` are how many it may have open."""
         self.memories = GuestMemories(pool)
+        self.files = MemoryPool("its", files, runtime.files)
         self._runtime = runtime
         self._lock = threading.Lock()
         self._closed = False
@@ -41,6 +42,9 @@ class CellControl:
         self._cell = (ctypes.c_uint64 * (thunks.CELL_SIZE // _WORD))()
         self.address = ctypes.addressof(self._cell)
         thunks.put_doors(self._cell, thunks.CELL_DOORS, ())
+        self._cell[thunks.CELL_FILES // _WORD] = self.files.address
+        self._cell[thunks.CELL_CHARGE // _WORD] = addresses()["charge"]
+        self._cell[thunks.CELL_RELEASE // _WORD] = addresses()["release"]
         syscall.semaphore_init(self.address + thunks.CELL_SEMAPHORE)
         for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
             events = select.POLLOUT if number else select.POLLIN

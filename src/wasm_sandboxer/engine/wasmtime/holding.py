@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import wasmtime
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.limits import bound, table_memory
 from wasm_sandboxer.engine.wasmtime.memories import MappedImage, too_much
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
-from wasm_sandboxer.errors import ModuleError
+from wasm_sandboxer.errors import ModuleError, ResourceExhausted
 from wasm_sandboxer.guest import Guest
 
 
@@ -18,7 +19,7 @@ from wasm_sandboxer.guest import Guest
 def held(
     runtime: Runtime, spaces: Spaces, guest: Guest, control: CellControl, image: MappedImage | None = None
 ) -> Iterator[wasmtime.Store]:
-    """A store for the guest, on its thread, until it has ended; raises ModuleError if its pool has no room.
+    """A store for the guest, on its thread, until it has ended; raises ModuleError if its pools have no room.
 
     `image` is what the guest's memory holds at the start.
     """
@@ -27,6 +28,7 @@ def held(
     if (refusing := pool.charge(tables)) is not None:
         raise ModuleError(f"its instance could not be made: {too_much(tables, refusing)}")
     try:
+        _charge_folders(guest, control.files)
         with (
             contextlib.closing(wasmtime.Store(runtime.engine)) as store,
             runtime.memories.made_for(control.memories, image),
@@ -36,3 +38,14 @@ def held(
             yield store
     finally:
         pool.release(tables)
+        control.files.release(control.files.used)  # the store has closed them all
+
+
+def _charge_folders(guest: Guest, files: MemoryPool) -> None:
+    """Each folder that a guest is given takes a descriptor, as each file it will open."""
+    count = len(guest.preopens)
+    if (refusing := files.charge(count)) is not None:
+        raise ResourceExhausted(
+            f"its {count} folders are more than {refusing.what} limit on open files: "
+            f"{refusing.used} of {refusing.limit} are taken"
+        )

@@ -19,7 +19,7 @@ from wasm_sandboxer.guest import Stdio
 _WASI = WASI.encode()
 _SHIM_IMPORTS = (
     b"poll_oneoff", b"fd_read", b"fd_write", b"fd_fdstat_get", b"fd_close", b"fd_renumber", b"random_get",
-    b"clock_time_get",
+    b"clock_time_get", b"path_open",
 )  # fmt: skip  # of WASI, in shim.wat's order
 _SHIMMED = frozenset(_SHIM_IMPORTS) - {b"clock_time_get"}
 _TRAMPOLINE = _SHIMMED | {b"proc_exit"}
@@ -114,6 +114,7 @@ def _add_shim(runtime: Runtime, made: Instances, memory: Any, control: CellContr
         memory,
         _host_function(context, runtime.transfer_type, runtime.transfer, control),
         _host_function(context, runtime.wait_type, runtime.wait, control),
+        _host_function(context, runtime.count_type, runtime.count, control),
         _flags(context, stdio),
         binding.instance_export(context, made.trampoline, b"table"),
     ]

@@ -3,6 +3,7 @@
 The one engine-wide epoch is bumped only to make guests look at their cells; it does not tick.
 """
 
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasmtime import binding, thunks
 from wasm_sandboxer.engine.wasmtime.binding import ffi
 from wasm_sandboxer.engine.wasmtime.memories import Memories
@@ -50,6 +52,10 @@ class Runtime:
         self.transfer_type = binding.func_type("i32", "i32", "i32", "i32", result="i64")
         self.wait = binding.HostFunction(thunks.address("wait"))
         self.wait_type = binding.func_type("i32", "i64", "i64", result="i64")
+        self.count = binding.HostFunction(thunks.address("count"))
+        self.count_type = binding.func_type("i32", result="i32")
+        # Files of guests are descriptors of this process, which needs the rest for sockets, streams and counters.
+        self.files = MemoryPool("the process's", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self.linker = wasmtime.Linker(self.engine)
         self.linker.define_wasi()
         self._component_linkers: dict[bool, Any] = {}

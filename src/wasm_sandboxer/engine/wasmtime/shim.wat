@@ -19,14 +19,18 @@
   (import "wasi_snapshot_preview1" "random_get" (func $native_random_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "clock_time_get"
     (func $native_clock_time_get (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $native_path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
   (import "guest" "memory" (memory $guest 0))
   (import "host" "transfer" (func $transfer (param i32 i32 i32 i32) (result i64)))
   (import "host" "wait" (func $wait (param i32 i64 i64) (result i64)))
+  (import "host" "count" (func $count (param i32) (result i32)))
   (import "host" "flags" (global $flags i32))  ;; bits 0-2: descriptor n is a terminal; 3-5: n is served here
-  (import "trampoline" "table" (table $table 7 7 funcref))
+  (import "trampoline" "table" (table $table 8 8 funcref))
   (export "memory" (memory $guest))
   (elem (table $table) (i32.const 0) func
-    $poll_oneoff $fd_read $fd_write $fd_fdstat_get $fd_close $fd_renumber $random_get)
+    $poll_oneoff $fd_read $fd_write $fd_fdstat_get $fd_close $fd_renumber $random_get
+    $path_open)
 
   ;; The numbers at which the guest has its stdin, stdout and stderr; -1 for one that is not served or closed.
   (global $stdin (mut i32) (i32.const -1))
@@ -79,7 +83,29 @@
     (local $errno i32)
     (local.set $errno (call $native_fd_close (local.get $fd)))
     (if (i32.eqz (local.get $errno))
-      (then (call $move (call $standard (local.get $fd)) (i32.const -1))))
+      (then
+        (call $move (call $standard (local.get $fd)) (i32.const -1))
+        (call $give_back)))
+    (local.get $errno))
+
+  ;; How many files the guest has opened and not closed; each takes a descriptor of the process that all guests
+  ;; share, and is charged. One it was given and closes counts as one it opened: it may have that many more then.
+  (global $opened (mut i32) (i32.const 0))
+
+  (func $give_back
+    (if (global.get $opened)
+      (then
+        (global.set $opened (i32.sub (global.get $opened) (i32.const 1)))
+        (drop (call $count (i32.const -1))))))
+
+  (func $path_open
+    (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)
+    (local $errno i32)
+    (if (call $count (i32.const 1)) (then (return (i32.const 33))))  ;; EMFILE
+    (global.set $opened (i32.add (global.get $opened) (i32.const 1)))
+    (local.set $errno (call $native_path_open (local.get 0) (local.get 1) (local.get 2) (local.get 3)
+      (local.get 4) (local.get 5) (local.get 6) (local.get 7) (local.get 8)))
+    (if (local.get $errno) (then (call $give_back)))
     (local.get $errno))
 
   (func $fd_renumber (param $from i32) (param $to i32) (result i32)
@@ -91,6 +117,7 @@
     (local.set $moved (call $standard (local.get $from)))
     (call $move (call $standard (local.get $to)) (i32.const -1))
     (call $move (local.get $moved) (local.get $to))
+    (call $give_back)  ;; what was at $to is closed
     (i32.const 0))
 
   ;; ---- random_get: in pieces, so that a request for gigabytes can be stopped ----

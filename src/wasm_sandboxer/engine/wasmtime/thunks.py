@@ -25,6 +25,10 @@ wait(cell, caller, values, count) -> NULL
     A host function (i32 which, i64 seconds, i64 nanoseconds) -> i64: ppoll(2) on the cell's descriptor `which`, or
     on none if that is -1, for so long, or for ever if the seconds are negative. The result is the returned
     events, 0 when the time has come, or a negative errno: -EINTR whenever a signal arrives.
+
+count(cell, caller, values, count) -> NULL
+    A host function (i32 more) -> i32: charge one file to the cell's pool, or give one back if `more` is negative. The
+    result is 1 if the pool refuses, else 0.
 """
 
 import ctypes
@@ -45,7 +49,10 @@ CELL_TEXT = 128  # the text "0"
 CELL_NICE = 136  # i64: the guest's priority
 CELL_STATUS = 144  # i64: a negative errno if a door could not be gone through
 CELL_REFUSAL = 152  # u64: the error that ends the guest then
-CELL_SIZE = 160
+CELL_FILES = 160  # u64: the pool that the guest's open files are charged to
+CELL_CHARGE = 168  # u64: what charges it, and
+CELL_RELEASE = 176  # u64: what gives back
+CELL_SIZE = 184
 
 # Offsets in a block for call().
 BLOCK_FUNCTION = 0
@@ -251,6 +258,63 @@ CALL: Thunks = {
         ),
     ),
 }
+COUNT: Thunks = {
+    "x86_64": Thunk(
+        """
+            push %rbx
+            mov %rdx, %rbx
+            mov %rdi, %r10
+            mov 0xa0(%r10), %rdi
+            mov $1, %esi
+            cmpl $0, (%rbx)
+            js 1f
+            call *0xa8(%r10)
+            test %rax, %rax
+            setne %al
+            movzbl %al, %eax
+            jmp 2f
+        1:  call *0xb0(%r10)
+            xor %eax, %eax
+        2:  mov %rax, (%rbx)
+            xor %eax, %eax
+            pop %rbx
+            ret
+        """,
+        bytes.fromhex(
+            "534889d34989fa498bbaa0000000be01000000833b00781241ff92a80000004885c00f95c00fb6c0eb0941ff92b00000"
+            "0031c048890331c05bc3"
+        ),
+    ),
+    "aarch64": Thunk(
+        """
+            stp x29, x30, [sp, #-32]!
+            str x19, [sp, #16]
+            mov x19, x2
+            mov x9, x0
+            ldr x0, [x9, #0xa0]
+            mov x1, #1
+            ldr w10, [x19]
+            tbnz w10, #31, 1f
+            ldr x9, [x9, #0xa8]
+            blr x9
+            cmp x0, #0
+            cset x0, ne
+            b 2f
+        1:  ldr x9, [x9, #0xb0]
+            blr x9
+            mov x0, #0
+        2:  str x0, [x19]
+            mov x0, #0
+            ldr x19, [sp, #16]
+            ldp x29, x30, [sp], #32
+            ret
+        """,
+        bytes.fromhex(
+            "fd7bbea9f30b00f9f30302aae90300aa205140f9210080d26a0240b9ca00f837295540f920013fd61f0000f1e0079f9a"
+            "04000014295940f920013fd6000080d2600200f9000080d2f30b40f9fd7bc2a8c0035fd6"
+        ),
+    ),
+}
 TRANSFER: Thunks = {
     "x86_64": Thunk(
         """
@@ -362,11 +426,11 @@ WAIT: Thunks = {
 
 @functools.cache
 def _addresses() -> dict[str, int]:
-    return install({"on_epoch": ON_EPOCH, "call": CALL, "transfer": TRANSFER, "wait": WAIT})
+    return install({"on_epoch": ON_EPOCH, "call": CALL, "count": COUNT, "transfer": TRANSFER, "wait": WAIT})
 
 
 def address(name: str) -> int:
-    """Where on_epoch, call, transfer or wait is; valid for the life of the process."""
+    """Where a function is; valid for the life of the process."""
     return _addresses()[name]
 
 
