@@ -13,8 +13,9 @@ from typing import TypeVar
 import pytest
 
 from wasm_sandboxer.errors import Unsupported
+from wasm_sandboxer.linux.cgroup.charges import v1_memory, v2_memory
 from wasm_sandboxer.linux.cgroup.host import Host, Version, detect
-from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, MemoryUsage
 from wasm_sandboxer.linux.cgroup.v2 import V2Group, weight_of
 
 V2_FILES = {
@@ -112,6 +113,62 @@ def test_limits_of_controllers_that_are_missing_are_left_out() -> None:
     assert limits.without(["cpu"]) == GroupLimits(cpus="0", mems="0", pids=1)
     assert limits.without(["pids", "cpuset"]) == GroupLimits(shares=2, quota=1000, period=1000, burst=0)
     assert limits.without([]) == limits
+
+
+# ---- memory that the kernel charges, of groups of processes ----
+
+
+def test_v2_memory_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
+    files = {
+        "memory.stat": "anon 4096\nfile 900\ninactive_file 800\npgfault 12\npgmajfault 3\n",
+        "memory.events": "low 0\nhigh 0\nmax 6\noom 2\noom_kill 1\noom_group_kill 0\n",
+        "memory.current": "5000\n",
+        "memory.max": "max\n",
+    }
+    found = v2_memory(lambda name: _content(files, name))
+    assert found == MemoryUsage(
+        used=5000, resident=4096, reclaimable=800, faults=12, major_faults=3, peak=5000, refused=6, kills=1
+    )
+    files |= {"memory.max": "8192\n", "memory.peak": "7000\n"}
+    found = v2_memory(lambda name: _content(files, name))
+    assert (found.limit, found.peak) == (8192, 7000)
+
+
+def _content(files: dict[str, str], name: str) -> bytes:
+    if name not in files:
+        raise FileNotFoundError(name)
+    return files[name].encode()
+
+
+def test_v1_memory_is_what_a_process_has() -> None:
+    top = Path("/sys/fs/cgroup/memory")
+    if not (top / "memory.usage_in_bytes").exists() or os.geteuid() != 0:
+        pytest.skip("NOT RUN: needs root and version 1's memory controller")
+    group = top / f"wasm-sandboxer-test-{os.getpid()}-{next(_NUMBERS)}"
+    group.mkdir()
+    hog = "x = bytearray(32 << 20); print(flush=True); input()"
+    process = subprocess.Popen(["python3", "-c", f"input(); {hog}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        (group / "memory.limit_in_bytes").write_text(str(128 << 20))
+        (group / "cgroup.procs").write_text(str(process.pid))
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        found = v1_memory(lambda name: (group / name).read_bytes())
+        assert 32 << 20 <= found.resident <= found.used <= found.peak <= 128 << 20
+        assert (found.limit, found.kills) == (128 << 20, 0)
+        assert found.faults > 0
+    finally:
+        process.kill()
+        process.communicate()
+        for _ in range(100):
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.02)
 
 
 # ---- telling hosts apart ----

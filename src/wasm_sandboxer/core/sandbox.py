@@ -55,6 +55,7 @@ class Sandbox:
         self.pool = pool
         self.tasks: dict[str, Task] = {}
         self.group: Group | None = None
+        self.past_cpu = 0  # microseconds that containers outside its group had used when they were deleted
         self.past_oom_count = 0  # guests that died of a limit on memory, in containers that are deleted
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stopping = bool(record.exited_at)  # nothing may be created in it any more

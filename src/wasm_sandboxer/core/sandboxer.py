@@ -24,6 +24,7 @@ from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
 from wasm_sandboxer.core.task import Request, Surroundings, Task, TaskProcess, Tools, dead_task, prepare
+from wasm_sandboxer.core.usage import charged_usage
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
 from wasm_sandboxer.guest import Network
@@ -149,11 +150,13 @@ class Sandboxer:
         async with task.lock:
             if self._tasks.get((namespace, ident)) is not task:
                 raise NotFound(f"no container {ident}")
+            used = charged_usage(task)
             process = await task.delete()
             del self._tasks[namespace, ident]
         sandbox = self._sandboxes.get((namespace, task.sandbox))
         if sandbox is not None and sandbox.tasks.pop(ident, None) is not None:
             sandbox.past_oom_count += task.oom_count
+            sandbox.past_cpu += used.cpu
         return process
 
     def task(self, namespace: str, ident: str) -> Task:

@@ -6,6 +6,7 @@ counts to the whole daemon, it is the engine's: what is charged to the pools, an
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.sandbox import Sandbox
@@ -22,17 +23,49 @@ def task_usage(task: Task) -> tuple[Usage, MemoryUsage]:
 def sandbox_usage(sandbox: Sandbox) -> tuple[Usage, MemoryUsage]:
     """What a sandbox's containers use together; of those that were deleted, what the kernel still counts."""
     tasks = list(sandbox.tasks.values())
-    usage = _group_usage(sandbox.group) or _own_count(tasks)
-    if usage.memory is not None:
-        return usage, usage.memory
+    ours = [task for task in tasks if task.group is None or not task.group.charged]
+    usage = _group_usage(sandbox.group) or _own_count(ours)
     pool = sandbox.pool
-    return usage, MemoryUsage(
+    memory = MemoryUsage(
         used=pool.used,
-        resident=sum(run.resident() for task in tasks for run in _runs(task)),
+        resident=sum(run.resident() for task in ours for run in _runs(task)),
         peak=pool.used,
         limit=pool.limit,
         refused=pool.refused,
         kills=sum(task.oom_count for task in tasks) + sandbox.past_oom_count,
+    )
+    outside = [charged_usage(task) for task in tasks]
+    return _sum([usage, Usage(cpu=sandbox.past_cpu), *outside]), _memory_sum(memory, outside)
+
+
+def charged_usage(task: Task) -> Usage:
+    """What a container uses outside its sandbox's group; nothing for one that is in it."""
+    return (task.group is not None and task.group.charged and _group_usage(task.group)) or Usage()
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    each = list(usages)
+    return Usage(
+        cpu=sum(one.cpu for one in each),
+        user=sum(one.user for one in each),
+        periods=sum(one.periods for one in each),
+        throttled_periods=sum(one.throttled_periods for one in each),
+        throttled=sum(one.throttled for one in each),
+        pids=sum(one.pids for one in each),
+    )
+
+
+def _memory_sum(ours: MemoryUsage, outside: Iterable[Usage]) -> MemoryUsage:
+    """The pool's figures with what the kernel charges; limit and refusals are the pool's."""
+    each = [one.memory for one in outside if one.memory is not None]
+    return replace(
+        ours,
+        used=ours.used + sum(one.used for one in each),
+        resident=ours.resident + sum(one.resident for one in each),
+        reclaimable=sum(one.reclaimable for one in each),
+        faults=sum(one.faults for one in each),
+        major_faults=sum(one.major_faults for one in each),
+        peak=ours.peak + sum(one.used for one in each),
     )
 
 

@@ -1,7 +1,7 @@
 """What containers and sandboxes use, as the cgroup metrics messages that containerd and the kubelet read; pure.
 
 In the host's own cgroup version. containerd's CRI makes of them: the working set from memory usage less inactive
-file pages (of which a guest's memory has none), RSS from total_rss or anon, the available from the limit.
+file pages (of which a guest on a thread has none), RSS from total_rss or anon, the available from the limit.
 """
 
 from google.protobuf.any_pb2 import Any
@@ -35,6 +35,12 @@ def _v1(usage: Usage, memory: MemoryUsage) -> cgroups_v1_pb2.Metrics:
         memory=cgroups_v1_pb2.MemoryStat(
             rss=memory.resident,
             total_rss=memory.resident,
+            inactive_file=memory.reclaimable,
+            total_inactive_file=memory.reclaimable,
+            pg_fault=memory.faults,
+            total_pg_fault=memory.faults,
+            pg_maj_fault=memory.major_faults,
+            total_pg_maj_fault=memory.major_faults,
             hierarchical_memory_limit=limit,
             usage=cgroups_v1_pb2.MemoryEntry(usage=memory.used, max=memory.peak, limit=limit, failcnt=memory.refused),
         ),
@@ -54,7 +60,13 @@ def _v2(usage: Usage, memory: MemoryUsage) -> cgroups_v2_pb2.Metrics:
             throttled_usec=usage.throttled,
         ),
         memory=cgroups_v2_pb2.MemoryStat(
-            usage=memory.used, max_usage=memory.peak, usage_limit=_limit(memory), anon=memory.resident
+            usage=memory.used,
+            max_usage=memory.peak,
+            usage_limit=_limit(memory),
+            anon=memory.resident,
+            inactive_file=memory.reclaimable,
+            pgfault=memory.faults,
+            pgmajfault=memory.major_faults,
         ),
         memory_events=cgroups_v2_pb2.MemoryEvents(max=memory.refused, oom=memory.refused, oom_kill=memory.kills),
     )

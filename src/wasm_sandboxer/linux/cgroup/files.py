@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 
-_MOST = 4096  # bytes; no counter file is near that long
+_MOST = 8192  # bytes; no counter file is near that long
 _SHARE = 4  # a quarter of the descriptors that this process may have
 
 

@@ -38,12 +38,16 @@ class GroupLimits:
 class MemoryUsage:
     """Memory in bytes, of a container or a sandbox.
 
-    used: what counts against the limit; of it resident: what is really in memory; peak: the most that was used.
+    used: what counts against the limit; of it resident: what is really in memory; reclaimable: what the kernel could
+    take back at once; peak: the most that was used. faults, major_faults: page faults, where they are counted.
     limit: None for none. refused: how often more was refused; kills: how many guests ended of that.
     """
 
     used: int = 0
     resident: int = 0
+    reclaimable: int = 0
+    faults: int = 0
+    major_faults: int = 0
     peak: int = 0
     limit: int | None = None
     refused: int = 0
@@ -89,6 +93,9 @@ class Place:
 
 class Group(Protocol):
     """A group of threads; any thread may call. Every method raises OSError for what the kernel refuses."""
+
+    charged: bool
+    """Whether it holds whole processes, outside its sandbox's group: then the kernel charges memory to it."""
 
     def child(self, name: str) -> "Group":
         """A group inside this one, made now."""

@@ -22,6 +22,8 @@ CONTROLLERS = ("cpu", "cpuacct", "pids", "cpuset")
 class V1Group:
     """See Group. `folders` has one folder per controller that the host mounts."""
 
+    charged = False
+
     def __init__(
         self, folders: Mapping[str, Path], *, parent: "V1Group | None" = None, existing: bool = False
     ) -> None:

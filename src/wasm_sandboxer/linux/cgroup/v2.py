@@ -17,6 +17,8 @@ _DEFAULT_PERIOD = 100_000
 class V2Group:
     """See Group. `controllers` are those that may be enabled for children."""
 
+    charged = False
+
     def __init__(
         self, folder: Path, controllers: frozenset[str], *, threaded: bool = True, budget: Budget | None = None
     ) -> None:
