@@ -14,6 +14,7 @@ from wasm_sandboxer.core.groups import Groups
 from wasm_sandboxer.core.workers import Workers
 
 _INTERVAL = 0.5  # seconds; a guess between what a round costs and how long others may be held up
+_AT_LEAST = 10  # rounds; by then all threads are looked at even if their number stays
 _TASKS = "/proc/self/task"
 
 
@@ -28,17 +29,24 @@ class Strays:
         self._guests = guests
         self._judged: set[int] = set()
         self._unnamed: set[int] = set()
+        self._count = 0
 
     async def run(self) -> None:
-        """Bring strays home until cancelled; on the loop, which only waits."""
+        """Bring strays home until cancelled; the loop asks for the number of threads, and else only waits."""
+        skipped = 0
         while True:
             await asyncio.sleep(_INTERVAL)
+            count = os.stat(_TASKS).st_nlink  # noqa: PTH116  # of /proc: waits for nothing
+            if count == self._count and not self._unnamed and skipped < _AT_LEAST:
+                skipped += 1
+                continue
+            skipped, self._count = 0, count
             if strays := await self._workers.run(self._find):
                 strays -= self._guests()
                 await self._workers.run(self._groups.bring_home, strays)
 
     def _find(self) -> set[int]:
-        """Threads that are new since the last round and the engine's; when nothing is new, one listing."""
+        """Threads that are new since the last listing and the engine's."""
         try:
             there = {int(tid) for tid in os.listdir(_TASKS)}  # noqa: PTH208  # the cheaper of the two
         except OSError:  # no descriptor is left; next time, perhaps
