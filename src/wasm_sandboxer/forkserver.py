@@ -8,12 +8,13 @@ import sys
 
 from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
 from wasm_sandboxer.engine.wasmtime.compiling import JOBS
+from wasm_sandboxer.forking.jobs import Catalogue
 from wasm_sandboxer.forking.server import serve
 
 
 def main() -> None:
     """Serve the control socket whose descriptor is the first argument."""
-    serve(socket.socket(fileno=int(sys.argv[1])), JOBS)
+    serve(socket.socket(fileno=int(sys.argv[1])), Catalogue(jobs=JOBS))
 
 
 if __name__ == "__main__":

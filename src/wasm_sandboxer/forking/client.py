@@ -1,31 +1,49 @@
-"""The daemon's end of the fork server: starts it, sends it jobs, starts it again when it has died. Any thread."""
+"""The daemon's end of the fork server: starts it, sends it requests, starts it again when it has died. Any thread."""
 
 import logging
-import pickle
-import select
+import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NoReturn
 
 from wasm_sandboxer.errors import Unavailable
-from wasm_sandboxer.forking.job import judge
+from wasm_sandboxer.forking import answer, wire
+from wasm_sandboxer.forking.job import blame
 from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed
-from wasm_sandboxer.forking.server import ENDED, MAX_MESSAGE, Request
+from wasm_sandboxer.forking.server import PRELOAD, RUN
+from wasm_sandboxer.forking.wire import Request
 
+_TRIES = 2
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Line:
+    """What connects to one child: the server speaks of it at `status`, and it for itself at `answers`."""
+
+    status: socket.socket
+    answers: socket.socket
+
+    def close(self) -> None:
+        """Hang up; a child that lives still is killed."""
+        self.status.close()
+        self.answers.close()
+
+
 class ForkServer:
-    """Runs jobs through a fork server; see Runner. `module` is what `python -m` runs to become one."""
+    """Runs jobs and processes in children of a fork server; see Runner. `module` is what `python -m` runs as one."""
 
     def __init__(self, module: str) -> None:
         self._module = module
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._preloads: list[tuple[Request, tuple[int, ...]]] = []
 
     @property
     def pid(self) -> int:
@@ -33,20 +51,22 @@ class ForkServer:
         return self._process.pid if self._process is not None else 0
 
     def start(self) -> None:
-        """Start the server if none runs; returns at once, and jobs wait until it is up."""
+        """Start the server if none runs; returns at once, and requests wait until it is up."""
         with self._lock:
             self._ensure()
 
     def stop(self) -> None:
         """End the server and its children."""
         with self._lock:
+            self._end()
+
+    def preload(self, name: str, argument: bytes, fds: tuple[int, ...]) -> None:
+        """Have this server, and each that replaces it, make something ready; the descriptors stay open for that."""
+        request = Request(name=name, argument=argument)
+        with self._lock:
+            self._preloads.append((request, fds))
             if self._control is not None:
-                self._control.close()
-                self._control = None
-            if self._process is not None:
-                self._process.kill()
-                self._process.wait()
-                self._process = None
+                self._try(self._control, PRELOAD, request, list(fds))
 
     def run(
         self,
@@ -57,25 +77,61 @@ class ForkServer:
         waiting: Callable[[float], None] | None = None,
     ) -> bytes:
         """See Runner. Raises Unavailable if the server cannot be reached twice in a row."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                self._send(pickle.dumps(Request(name, argument, bounds)), [theirs.fileno(), *fds])
-            result, status = _receive(ours, bounds, waiting)
-        return judge(result, status)
+        for _ in range(_TRIES):
+            line = self._send(Request(name=name, argument=argument, bounds=bounds), fds, wait=True)
+            try:
+                result = answer.receive(line.answers, bounds, waiting)
+                if result is not None:
+                    return result
+                if _began(line.status):
+                    _explain(line.status)
+            finally:
+                line.close()
+        _give_up()
 
-    def _send(self, message: bytes, fds: list[int]) -> None:
-        for _ in range(2):
-            with self._lock:
-                control = self._ensure()
-                try:
-                    socket.send_fds(control, [message], fds, socket.MSG_NOSIGNAL)
-                except (BrokenPipeError, ConnectionError):
-                    _log.warning("the fork server has died; starting another")
-                    self._reap()
-                else:
+    def begin(self, name: str, argument: bytes, fds: tuple[int, ...], *, wait: bool = True) -> Line:
+        """Have a process run; what becomes of it is told at the line.
+
+        Without `wait` it raises BlockingIOError where it would have to, as for a server that must be started again.
+        """
+        return self._send(Request(name=name, argument=argument), fds, wait=wait)
+
+    def _send(self, request: Request, fds: tuple[int, ...], *, wait: bool) -> Line:
+        with ExitStack() as undo, ExitStack() as theirs:
+            status, their_status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(status.close)
+            theirs.callback(their_status.close)
+            answers, their_answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(answers.close)
+            theirs.callback(their_answers.close)
+            self._deliver(request, [their_status.fileno(), their_answers.fileno(), *fds], wait=wait)
+            undo.pop_all()
+            return Line(status, answers)
+
+    def _deliver(self, request: Request, fds: list[int], *, wait: bool) -> None:
+        if not self._lock.acquire(blocking=wait):
+            raise BlockingIOError
+        try:
+            for _ in range(_TRIES):
+                if self._control is None and not wait:
+                    raise BlockingIOError
+                if self._try(self._ensure(), RUN, request, fds, wait=wait):
                     return
-        raise Unavailable("the fork server dies as soon as it is started; see its messages above")
+        finally:
+            self._lock.release()
+        _give_up()
+
+    def _try(
+        self, control: socket.socket, kind: bytes, request: Request, fds: list[int], *, wait: bool = True
+    ) -> bool:
+        """Send; whether there was a server to send to. One that has died is done away with."""
+        try:
+            wire.send_request(control, kind, request, fds, wait=wait)
+        except ConnectionError:
+            _log.warning("the fork server has died; starting another")
+            self._end()
+            return False
+        return True
 
     def _ensure(self) -> socket.socket:
         if self._control is None:
@@ -87,9 +143,12 @@ class ForkServer:
                     stdin=subprocess.DEVNULL,
                 )
             self._control = ours
+            for request, fds in self._preloads:
+                if not self._try(ours, PRELOAD, request, list(fds)):
+                    _give_up()
         return self._control
 
-    def _reap(self) -> None:
+    def _end(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -99,23 +158,23 @@ class ForkServer:
             self._process = None
 
 
-def _receive(ours: socket.socket, bounds: Bounds, waiting: Callable[[float], None] | None) -> tuple[bytes, int]:
-    """The child's result and wait status."""
-    begun = time.monotonic()
-    poll = select.poll()
-    poll.register(ours, select.POLLIN)
-    result = bytearray()
-    while True:
-        elapsed = time.monotonic() - begun
-        if elapsed > bounds.seconds:
-            raise JobFailed(JobEnd.TIME, f"it took more than {bounds.seconds:g} s")
-        if not poll.poll(min(100, (bounds.seconds - elapsed) * 1000 + 1)):
-            if waiting is not None:
-                waiting(time.monotonic() - begun)
-            continue
-        message = ours.recv(MAX_MESSAGE)
-        if not message:
-            raise JobFailed(JobEnd.CRASH, "the fork server died under it")
-        if len(message) == ENDED.size and message[:1] == b".":
-            return bytes(result), ENDED.unpack(message)[1]
-        result += message
+def _began(status: socket.socket) -> bool:
+    """Whether a child had the request; raises JobFailed if the server refused it."""
+    message, fds, _, _ = socket.recv_fds(status, wire.MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+    for fd in fds:
+        os.close(fd)
+    if message[:1] == wire.REFUSED:
+        raise JobFailed(JobEnd.CRASH, message[1:].decode())
+    return bool(message)
+
+
+def _explain(status: socket.socket) -> NoReturn:
+    """Raise JobFailed for a child that has ended without an answer."""
+    while message := status.recv(wire.MAX_MESSAGE):
+        if message[:1] == wire.ENDED:
+            blame(wire.read_ended(message).status)
+    raise JobFailed(JobEnd.CRASH, "the fork server died under it")
+
+
+def _give_up() -> NoReturn:
+    raise Unavailable("the fork server dies as soon as it is started; see its messages above")

@@ -1,10 +1,10 @@
-"""What can be run in a child: a job by name, its argument and its descriptors.
+"""What can be run in a child, by name: jobs that are bounded and computed for their result, and processes that last.
 
-Jobs are named because some cross a socket to another process, where no closure could follow.
+They are named because they cross a socket to another process, where no closure could follow.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
@@ -14,6 +14,25 @@ Function: TypeAlias = Callable[[bytes, tuple[int, ...]], bytes]
 """Computes a result from an argument and descriptors, which stay the caller's; in the child."""
 
 Jobs: TypeAlias = Mapping[str, Function]
+
+Tell: TypeAlias = Callable[[bytes], None]
+"""Sends one message to whoever asked for the process; a client that has gone is no error."""
+
+Process: TypeAlias = Callable[[bytes, tuple[int, ...], Tell], int]
+"""Lives in a child of its own, unbounded, until it returns its exit code; descriptors are its own."""
+
+Preload: TypeAlias = Callable[[bytes, tuple[int, ...]], None]
+"""Makes something ready in the fork server itself, so that each child has it already. It must make no thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """All that a fork server knows to run; `warm_up` is what each child does before it is asked for anything."""
+
+    jobs: Jobs = field(default_factory=dict)
+    processes: Mapping[str, Process] = field(default_factory=dict)
+    preloads: Mapping[str, Preload] = field(default_factory=dict)
+    warm_up: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,5 +72,6 @@ class Runner(Protocol):
     ) -> bytes:
         """The job's result; `waiting` is called about ten times a second with the time so far.
 
-        Raises JobFailed when the bounds are hit or the child dies. The child is gone when this returns.
+        Raises JobFailed when the bounds are hit or the child dies. The child has nothing more to do when this
+        returns, and is about to be gone.
         """

@@ -1,109 +1,210 @@
-"""The fork server: a process with one thread that runs jobs in bounded children for one with many.
+"""The fork server: a process with one thread that forks children for one with many.
 
-It is a fresh Python, not a fork, so it can be started again at any time. Per job the client sends one message
-on the control socket, with the job's own socket and descriptors; the child writes its result to that socket,
-and the server adds the child's wait status when it has ended. A client that closes its end kills the child.
-The server ends when the control socket does, and its children with it.
+It is a fresh Python, not a fork, so it can be started again at any time. One child is always forked in advance and
+waits for something to do, so that nobody waits for a fork. A client that closes its end of a request's status socket
+kills the child; the server ends when the control socket does, and its children with it.
 """
 
+import gc
 import os
-import pickle
 import select
 import signal
 import socket
-import struct
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from wasm_sandboxer.forking.job import be_child, require_one_thread
-from wasm_sandboxer.forking.jobs import Bounds, Jobs
+from wasm_sandboxer.forking import wire
+from wasm_sandboxer.forking.job import default_signals, do_bounded, require_one_thread
+from wasm_sandboxer.forking.jobs import Catalogue
 from wasm_sandboxer.linux import syscall
 
-MAX_MESSAGE = 128 << 10
-MAX_FDS = 32
-ENDED = struct.Struct("<ci")  # b"." and a wait status: the last message on a job's socket
-
-
-@dataclass(frozen=True)
-class Request:
-    """One job, as it crosses the control socket; its descriptors travel beside it."""
-
-    name: str
-    argument: bytes
-    bounds: Bounds
+RUN, PRELOAD = b"r", b"p"  # kinds of requests: something for a child, something for the server itself
+_IDLE = 2  # milliseconds without a request after which the next spare child is forked
+_CAREFUL = 500  # the same after one that died unasked
+_RECEIVE = socket.MSG_CMSG_CLOEXEC
 
 
 @dataclass
 class _Child:
+    """A child; `status` is where its client hears of it, None while it is spare."""
+
     pid: int
     pidfd: int
-    client: socket.socket
-    result: int  # where the child writes what the client reads
-    ended: bool = field(default=False)
+    channel: socket.socket  # through which a spare child gets its request
+    status: socket.socket | None = field(default=None)
 
 
-def serve(control: socket.socket, jobs: Jobs) -> None:
-    """Run jobs until the control socket ends."""
+def serve(control: socket.socket, catalogue: Catalogue) -> None:
+    """Fork children until the control socket ends."""
     require_one_thread()
     syscall.set_thread_name("wasm-forkserver")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
-    children: dict[int, _Child] = {}
-    poll = select.poll()
-    poll.register(control, select.POLLIN)
-    while True:
-        for fd, _ in poll.poll():
-            if fd == control.fileno():
-                if not _accept(control, jobs, children, poll):
-                    _end_all(children)
-                    return
-            elif fd in children:
-                _attend(fd, children, poll)
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # the daemon's own may be better than its guests shall have
+    Server(control, catalogue).run()
 
 
-def _accept(control: socket.socket, jobs: Jobs, children: dict[int, _Child], poll: select.poll) -> bool:
-    message, fds, _, _ = socket.recv_fds(control, MAX_MESSAGE, MAX_FDS)
-    if not message:
-        return False
-    client = socket.socket(fileno=fds[0])
-    # Safe to unpickle: the other end of this socket pair is the process that started us.
-    request: Request = pickle.loads(message)  # noqa: S301
-    require_one_thread()
-    pid = os.fork()
-    if pid == 0:
-        control.close()
-        be_child(lambda: _run(jobs, request, tuple(fds[1:])), request.bounds, client.fileno())
-    for fd in fds[1:]:
-        os.close(fd)
-    child = _Child(pid, os.pidfd_open(pid), client, client.fileno())
-    for fd in (child.pidfd, client.fileno()):
-        children[fd] = child
-        poll.register(fd, select.POLLIN if fd == child.pidfd else select.POLLHUP)
-    return True
+class Server:
+    """The server's loop: the control socket, and for each child a descriptor that says when it ends."""
+
+    def __init__(self, control: socket.socket, catalogue: Catalogue) -> None:
+        self._control = control
+        self._catalogue = catalogue
+        self._poll = select.poll()
+        self._children: dict[int, _Child] = {}  # by pidfd and by status socket
+        self._spare: _Child | None = None
+        self._pause = _IDLE
+
+    def run(self) -> None:
+        """Serve until the control socket ends."""
+        self._poll.register(self._control, select.POLLIN)
+        while True:
+            ready = self._poll.poll(self._pause if self._spare is None else None)
+            if not ready:
+                self._make_spare()
+            for fd, _ in ready:
+                if fd == self._control.fileno():
+                    if not self._accept():
+                        self._end_all()
+                        return
+                elif fd in self._children:
+                    self._attend(fd)
+
+    def _accept(self) -> bool:
+        message, fds, _, _ = socket.recv_fds(self._control, wire.MAX_MESSAGE * 2, wire.MAX_FDS, _RECEIVE)
+        if not message:
+            return False
+        try:
+            if message[:1] == PRELOAD:
+                self._preload(message, fds)
+            else:
+                self._give(message, socket.socket(fileno=os.dup(fds[0])), fds[1:])
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _preload(self, message: bytes, fds: list[int]) -> None:
+        request, argument, own = wire.open_request(message, fds)
+        self._catalogue.preloads[request.name](argument, own)
+        require_one_thread()
+        self._drop_spare()  # it was forked without
+
+    def _give(self, message: bytes, status: socket.socket, fds: list[int]) -> None:
+        """Let the spare child have the request."""
+        for _ in range(3):
+            try:
+                child = self._spare or self._fork()
+            except OSError as error:
+                wire.send_refused(status, f"cannot fork: {error.strerror}")
+                status.close()
+                return
+            self._spare = None
+            wire.send_begun(status, child.pid, child.pidfd)
+            try:
+                socket.send_fds(child.channel, [message], fds, socket.MSG_NOSIGNAL)
+            except OSError:  # it has died: its end is noticed in its turn
+                continue
+            child.status = status
+            self._children[status.fileno()] = child
+            self._poll.register(status, select.POLLHUP)
+            child.channel.close()
+            return
+        wire.send_refused(status, "children die as soon as they are forked")
+        status.close()
+
+    def _make_spare(self) -> None:
+        try:
+            self._spare = self._fork()
+        except OSError as error:
+            self._pause = _CAREFUL
+            print(f"fork server: cannot fork: {error}", file=sys.stderr, flush=True)  # noqa: T201  # the daemon's log
+
+    def _fork(self) -> _Child:
+        require_one_thread()
+        gc.collect()
+        gc.freeze()  # what there is now is shared with children as long as nobody writes to it
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _be_spare(theirs, server, self._catalogue)
+        theirs.close()
+        child = _Child(pid, os.pidfd_open(pid), ours)
+        self._children[child.pidfd] = child
+        self._poll.register(child.pidfd, select.POLLIN)
+        return child
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.channel.close()  # which ends it
+            self._spare = None
+
+    def _attend(self, fd: int) -> None:
+        """A child has ended, or its client has gone: then it is killed, and ends soon."""
+        child = self._children.pop(fd)
+        self._poll.unregister(fd)
+        if fd != child.pidfd:
+            assert child.status is not None
+            child.status.close()
+            child.status = None
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+            return
+        with suppress(OSError):  # it leads no group, or an empty one
+            os.killpg(child.pid, signal.SIGKILL)  # no other can have its number before it is reaped
+        _, status, used = os.wait4(child.pid, 0)
+        if child.status is not None:
+            cpu_time = used.ru_utime + used.ru_stime
+            wire.send_ended(
+                child.status, wire.End(status=status, cpu_time=cpu_time, peak_memory=used.ru_maxrss << 10)
+            )
+            self._poll.unregister(child.status)
+            del self._children[child.status.fileno()]
+            child.status.close()
+        child.channel.close()
+        os.close(child.pidfd)
+        self._pause = _CAREFUL if child is self._spare else _IDLE
+        if child is self._spare:
+            self._spare = None
+
+    def _end_all(self) -> None:
+        for child in self._children.values():
+            with suppress(OSError):
+                os.killpg(child.pid, signal.SIGKILL)
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
 
-def _run(jobs: Jobs, request: Request, fds: tuple[int, ...]) -> bytes:
-    return jobs[request.name](request.argument, fds)
+def _be_spare(channel: socket.socket, server: int, catalogue: Catalogue) -> NoReturn:
+    """Wait for a request, do it, end; whatever happens, the child must not go on as a copy of the server."""
+    code = 1
+    try:
+        syscall.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != server:  # it died before that could be seen
+            os._exit(1)
+        gc.disable()  # a collection would write to all that is shared
+        syscall.close_others(channel.fileno())
+        os.setsid()
+        default_signals()
+        catalogue.warm_up()
+        message, fds, _, _ = socket.recv_fds(channel, wire.MAX_MESSAGE * 2, wire.MAX_FDS, _RECEIVE)
+        if not message:
+            os._exit(0)
+        channel.close()
+        answers = socket.socket(fileno=fds[0])
+        request, argument, own = wire.open_request(message, fds[1:])
+        if request.bounds is not None:
+            job = catalogue.jobs[request.name]
+            do_bounded(lambda: job(argument, own), request.bounds, answers)
 
+        def tell(content: bytes) -> None:
+            with suppress(OSError):
+                answers.send(content, socket.MSG_NOSIGNAL)
 
-def _attend(fd: int, children: dict[int, _Child], poll: select.poll) -> None:
-    """A child has ended, or its client has gone: then it is killed, and ends soon."""
-    child = children[fd]
-    if fd != child.pidfd:
-        poll.unregister(fd)
-        del children[fd]
-        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-        return
-    _, status = os.waitpid(child.pid, 0)
-    with suppress(OSError):  # the client has gone: nobody asks
-        child.client.send(ENDED.pack(b".", status), socket.MSG_NOSIGNAL)
-    poll.unregister(fd)
-    if children.pop(child.client.fileno(), None):
-        poll.unregister(child.client)
-    del children[fd]
-    child.client.close()
-    os.close(fd)
-
-
-def _end_all(children: dict[int, _Child]) -> None:
-    for child in children.values():
-        os.kill(child.pid, signal.SIGKILL)
+        code = catalogue.processes[request.name](argument, own, tell)
+    except BaseException as error:  # noqa: BLE001  # there is nobody above who could handle it
+        with suppress(BaseException):
+            print(f"fork server: a child failed: {error!r}", file=sys.stderr, flush=True)  # noqa: T201
+    finally:
+        os._exit(code)
