@@ -30,6 +30,7 @@ from wasm_sandboxer.engine.source import CompileBounds
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, WasmtimeEngine, store_key
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, Unavailable
+from wasm_sandboxer.executor.assignment import RUNTIME
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
@@ -62,6 +63,7 @@ def make_engine(config: Config, forks: ForkServer, observe: LoadObserver | None 
     bounds = CompileBounds(memory=config.compile_memory, seconds=config.compile_timeout)
     engine = WasmtimeEngine(store, bounds=bounds, runner=forks, observe=observe)
     engine.warm_up()
+    forks.preload(RUNTIME, b"", tuple(held.fd for held in engine.own_code()))  # open as long as the daemon lives
     return engine
 
 

@@ -6,15 +6,18 @@ Knows which jobs there are, and loads what they need once, so that every child h
 import socket
 import sys
 
-from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
 from wasm_sandboxer.engine.wasmtime.compiling import JOBS
+from wasm_sandboxer.executor.assignment import PROCESS, RUNTIME
+from wasm_sandboxer.executor.child import GuestProcesses
 from wasm_sandboxer.forking.jobs import Catalogue
 from wasm_sandboxer.forking.server import serve
 
 
 def main() -> None:
     """Serve the control socket whose descriptor is the first argument."""
-    serve(socket.socket(fileno=int(sys.argv[1])), Catalogue(jobs=JOBS))
+    guests = GuestProcesses()
+    catalogue = Catalogue(jobs=JOBS, processes={PROCESS: guests.run}, preloads={RUNTIME: guests.preload})
+    serve(socket.socket(fileno=int(sys.argv[1])), catalogue)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,24 @@ class Program(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """A program on its way to another process: what is known of it, and its compiled code's descriptor.
+
+    The descriptor stays the program's. Both may be trusted there as far as whoever sent them.
+    """
+
+    about: bytes
+    code: int
+
+
+class PortableProgram(Program, Protocol):
+    """A program that the same engine can run in another process."""
+
+    def carry(self) -> Carried:
+        """The program for a process that shares nothing with this one."""
+
+
 FIRST_DESCRIPTOR = 3
 """The number that a command finds the first of its descriptors by."""
 
@@ -174,6 +192,11 @@ class ExternalProgram(Program, Protocol):
 
     def exit_of(self, code: int) -> Exit:
         """What it means that the command ended with this code, or with 128 and the number of a signal of its own."""
+
+
+def is_portable(program: Program) -> TypeGuard[PortableProgram]:
+    """Whether it can be run in another process."""
+    return hasattr(program, "carry")
 
 
 def is_external(program: Program) -> TypeGuard[ExternalProgram]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -19,6 +19,7 @@ from wasm_sandboxer.forking.server import PRELOAD, RUN
 from wasm_sandboxer.forking.wire import Request
 
 _TRIES = 2
+_PATIENCE = 1.0  # seconds that a server may take to end
 _log = logging.getLogger(__name__)
 
 
@@ -58,6 +59,10 @@ class ForkServer:
     def stop(self) -> None:
         """End the server and its children."""
         with self._lock:
+            if self._control is not None and self._process is not None:
+                self._control.close()  # at which it ends its children and itself
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_PATIENCE)
             self._end()
 
     def preload(self, name: str, argument: bytes, fds: tuple[int, ...]) -> None:
@@ -87,7 +92,7 @@ class ForkServer:
                     _explain(line.status)
             finally:
                 line.close()
-        _give_up()
+        raise _given_up()
 
     def begin(self, name: str, argument: bytes, fds: tuple[int, ...], *, wait: bool = True) -> Line:
         """Have a process run; what becomes of it is told at the line.
@@ -119,7 +124,7 @@ class ForkServer:
                     return
         finally:
             self._lock.release()
-        _give_up()
+        raise _given_up()
 
     def _try(
         self, control: socket.socket, kind: bytes, request: Request, fds: list[int], *, wait: bool = True
@@ -145,7 +150,7 @@ class ForkServer:
             self._control = ours
             for request, fds in self._preloads:
                 if not self._try(ours, PRELOAD, request, list(fds)):
-                    _give_up()
+                    raise _given_up()
         return self._control
 
     def _end(self) -> None:
@@ -160,7 +165,7 @@ class ForkServer:
 
 def _began(status: socket.socket) -> bool:
     """Whether a child had the request; raises JobFailed if the server refused it."""
-    message, fds, _, _ = socket.recv_fds(status, wire.MAX_MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+    message, fds = wire.receive(status, 1)
     for fd in fds:
         os.close(fd)
     if message[:1] == wire.REFUSED:
@@ -176,5 +181,5 @@ def _explain(status: socket.socket) -> NoReturn:
     raise JobFailed(JobEnd.CRASH, "the fork server died under it")
 
 
-def _give_up() -> NoReturn:
-    raise Unavailable("the fork server dies as soon as it is started; see its messages above")
+def _given_up() -> Unavailable:
+    return Unavailable("the fork server dies as soon as it is started; see its messages above")

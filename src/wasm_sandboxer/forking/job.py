@@ -93,6 +93,7 @@ def _apply(bounds: Bounds) -> None:
     null = os.open(os.devnull, os.O_RDWR)  # a native abort writes to stderr; the parent says it in words
     os.dup2(null, 0)
     os.dup2(null, 2)
+    os.close(null)
     sys.stderr = None  # nothing of Python's may write there either
     used = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
     resource.setrlimit(resource.RLIMIT_AS, (min(used + bounds.memory, sys.maxsize),) * 2)

@@ -23,7 +23,6 @@ from wasm_sandboxer.linux import syscall
 RUN, PRELOAD = b"r", b"p"  # kinds of requests: something for a child, something for the server itself
 _IDLE = 2  # milliseconds without a request after which the next spare child is forked
 _CAREFUL = 500  # the same after one that died unasked
-_RECEIVE = socket.MSG_CMSG_CLOEXEC
 
 
 @dataclass
@@ -73,7 +72,7 @@ class Server:
                     self._attend(fd)
 
     def _accept(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, wire.MAX_MESSAGE * 2, wire.MAX_FDS, _RECEIVE)
+        message, fds = wire.receive(self._control, wire.MAX_FDS)
         if not message:
             return False
         try:
@@ -188,7 +187,7 @@ def _be_spare(channel: socket.socket, server: int, catalogue: Catalogue) -> NoRe
         os.setsid()
         default_signals()
         catalogue.warm_up()
-        message, fds, _, _ = socket.recv_fds(channel, wire.MAX_MESSAGE * 2, wire.MAX_FDS, _RECEIVE)
+        message, fds = wire.receive(channel, wire.MAX_FDS)
         if not message:
             os._exit(0)
         channel.close()
@@ -204,7 +203,7 @@ def _be_spare(channel: socket.socket, server: int, catalogue: Catalogue) -> NoRe
 
         code = catalogue.processes[request.name](argument, own, tell)
     except BaseException as error:  # noqa: BLE001  # there is nobody above who could handle it
-        with suppress(BaseException):
+        if sys.stderr is not None:  # else 2 is its guest's
             print(f"fork server: a child failed: {error!r}", file=sys.stderr, flush=True)  # noqa: T201
     finally:
         os._exit(code)

@@ -5,6 +5,7 @@ server writes to, then the socket for answers, which only the child does, then t
 be trusted, so it has no way to speak for the server.
 """
 
+import array
 import os
 import pickle
 import socket
@@ -42,9 +43,18 @@ class End:
     peak_memory: int
 
 
-def send_request(
-    control: socket.socket, kind: bytes, request: Request, fds: list[int], *, wait: bool = True
-) -> None:
+def receive(sock: socket.socket, most_fds: int, *, size: int = 2 * MAX_MESSAGE) -> tuple[bytes, list[int]]:
+    """One message and its descriptors, which no program executed later inherits; socket.recv_fds takes no flags."""
+    fds = array.array("i")
+    room = socket.CMSG_LEN(most_fds * fds.itemsize)
+    message, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return message, list(fds)
+
+
+def send_request(control: socket.socket, kind: bytes, request: Request, fds: list[int], *, wait: bool = True) -> None:
     """Send one; raises OSError, BlockingIOError where it would wait and shall not."""
     assert request.argument is not None
     flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
@@ -70,7 +80,7 @@ def open_request(message: bytes, fds: list[int]) -> tuple[Request, bytes, tuple[
     request: Request = pickle.loads(message[1:])  # noqa: S301
     if request.argument is not None:
         return request, request.argument, tuple(fds)
-    with open(fds[-1], "rb") as file:
+    with open(fds[-1], "rb") as file:  # noqa: PTH123  # a descriptor
         file.seek(0)
         return request, file.read(), tuple(fds[:-1])
 

@@ -7,11 +7,13 @@ with the kernel's errno. Any thread may call these; each acts on the calling thr
 import ctypes
 import errno
 import os
+import signal
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NAME = 15
+_PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # linux/pidfd.h
 _CLOSE_RANGE = 436  # the same on every machine
 _LAST_FD = (1 << 32) - 1
 COMM_LENGTH = 15  # TASK_COMM_LEN without the final NUL
@@ -62,6 +64,20 @@ def signal_thread(tid: int, signal: int) -> bool:
         if error.errno != errno.EAGAIN:
             raise
     return True
+
+
+def signal_group(pidfd: int, pid: int, number: int) -> None:
+    """Send a signal to the process group that a process leads, which must not be reaped yet; raises OSError.
+
+    Linux 6.9 and newer find it by the descriptor alone (pidfd_send_signal(2)).
+    """
+    try:
+        signal.pidfd_send_signal(pidfd, number, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        signal.pidfd_send_signal(pidfd, number)  # fails for one that is gone, whose number may be another's
+        os.killpg(pid, number)
 
 
 def close_others(kept: int) -> None:

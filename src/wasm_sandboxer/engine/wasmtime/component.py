@@ -8,20 +8,21 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import wasmtime
 from wasmtime import component as api
 
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, Within
-from wasm_sandboxer.engine.wasm import Spaces
+from wasm_sandboxer.engine.protocol import ANYWHERE, Carried, Control, ExportItem, ImportItem, Kind, Within
+from wasm_sandboxer.engine.store import Held
 from wasm_sandboxer.engine.wasmtime import binding, component_values, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
-from wasm_sandboxer.engine.wasmtime.holding import held
+from wasm_sandboxer.engine.wasmtime.holding import held as store_of
 from wasm_sandboxer.engine.wasmtime.limits import check_memory
 from wasm_sandboxer.engine.wasmtime.missing import hint
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
@@ -41,15 +42,28 @@ class ComponentProgram:
 
     kind = Kind.COMPONENT
 
-    def __init__(self, runtime: Runtime, component: api.Component, digest: str, spaces: Spaces) -> None:
+    def __init__(self, runtime: Runtime, component: api.Component, digest: str, held: Held) -> None:
         self.digest = digest
-        self.spaces = spaces
+        self.spaces = held.facts.spaces
+        self._held = held
         self._runtime = runtime
         self._component = component
-        ty = component.type
-        self._imports = ty.imports(runtime.engine)
-        self._exports = ty.exports(runtime.engine)
-        self._command = next((name for name in self._exports if _RUN.fullmatch(name)), None)
+
+    @functools.cached_property
+    def _imports(self) -> Mapping[str, Any]:
+        return self._component.type.imports(self._runtime.engine)
+
+    @functools.cached_property
+    def _exports(self) -> Mapping[str, Any]:
+        return self._component.type.exports(self._runtime.engine)
+
+    @functools.cached_property
+    def _command(self) -> str | None:
+        return next((name for name in self._exports if _RUN.fullmatch(name)), None)
+
+    def carry(self) -> Carried:
+        """See Program."""
+        return Carried(about=pickle.dumps((self.digest, self._held.facts)), code=self._held.fd)
 
     @functools.cached_property
     def imports(self) -> tuple[ImportItem, ...]:
@@ -107,7 +121,7 @@ class ComponentProgram:
     ) -> Exit:
         """See Program."""
         assert isinstance(control, CellControl)  # from control()
-        with held(self._runtime, self.spaces, guest, control) as store:
+        with store_of(self._runtime, self.spaces, guest, control) as store:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest, stdio)))
             linker = self._runtime.component_linker(http=guest.network is Network.HOST)

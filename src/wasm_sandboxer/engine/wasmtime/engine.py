@@ -20,6 +20,7 @@ from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, proce
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
+from wasm_sandboxer.engine.wasmtime.loading import OWN_MODULES, load_program
 from wasm_sandboxer.engine.wasmtime.module import CoreProgram
 from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_source
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
@@ -61,13 +62,18 @@ class WasmtimeEngine:
         """The engine proper, made at first use: a module that does not compile never needs it."""
         return Runtime(self._load_own)
 
+    def own_code(self) -> tuple[Held, ...]:
+        """Our own modules' compiled code, for `carried_runtime` in another process; for the caller to close."""
+        sources = [(name, own_source(name).encode()) for name in OWN_MODULES]
+        return tuple(self._held(hashlib.sha256(code).hexdigest(), code, f"{name}.wat") for name, code in sources)
+
     def warm_up(self) -> None:
         """Make the engine and its threads now, on the calling thread: they belong to whoever makes them first.
 
         Born of a guest, they would stay in that guest's control group, and serve all others from there.
         """
         held = self._held(hashlib.sha256(_WARM_UP).hexdigest(), _WARM_UP, "warm-up.wat")
-        program = self._program("warm-up", held)
+        program = load_program(self.runtime, "warm-up", held)
         guest, stdio = Guest(module=Path("warm-up"), argv=("warm-up",)), Stdio()
         control = program.control(guest, stdio, None)
         program.run(guest, stdio, control, lambda: None)
@@ -113,7 +119,7 @@ class WasmtimeEngine:
     ) -> "CoreProgram | ComponentProgram":
         held = self._held(digest, source, name, waiting=waiting)
         try:
-            program = self._program(digest, held)
+            program = load_program(self.runtime, digest, held)
         except wasmtime.WasmtimeError as error:
             # Ours by owner, mode and digest, yet of another version: never run, always made anew.
             held.close()
@@ -121,19 +127,10 @@ class WasmtimeEngine:
             _log.warning("module store: %s… is thrown away and will be compiled anew: %s", digest[:12], problem)
             self._store.discard(digest)
             held = self._held(digest, source, name, waiting=waiting)
-            program = self._program(digest, held)
+            program = load_program(self.runtime, digest, held)
         self._observe(Source.COMPILED if held.new else Source.STORE, held.facts.compile_seconds)
         weakref.finalize(program, held.close)
         return program
-
-    def _program(self, digest: str, held: Held) -> "CoreProgram | ComponentProgram":
-        facts = held.facts
-        if facts.interface is None:
-            from wasm_sandboxer.engine.wasmtime.component import ComponentProgram  # noqa: PLC0415  # start-up time
-
-            component = self.runtime.load_component(held.path)
-            return ComponentProgram(self.runtime, component, digest, facts.spaces)
-        return CoreProgram(self.runtime, self.runtime.load_module(held.path), digest, facts, held.fd)
 
     def _held(
         self,

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +11,13 @@ import wasmtime
 
 from wasm_sandboxer.engine.entry import COMMAND, REACTOR, describe_entry, entry_of
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, Within
-from wasm_sandboxer.engine.store import Facts
+from wasm_sandboxer.engine.protocol import ANYWHERE, Carried, Control, ExportItem, ImportItem, Kind, Within
+from wasm_sandboxer.engine.store import Held
 from wasm_sandboxer.engine.values import format_result
 from wasm_sandboxer.engine.wasmtime import binding, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import Caller, EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
-from wasm_sandboxer.engine.wasmtime.holding import held
+from wasm_sandboxer.engine.wasmtime.holding import held as store_of
 from wasm_sandboxer.engine.wasmtime.inside import caller
 from wasm_sandboxer.engine.wasmtime.instances import Import, Instances, instantiate
 from wasm_sandboxer.engine.wasmtime.limits import check_memory
@@ -32,11 +34,12 @@ class CoreProgram:
 
     kind = Kind.MODULE
 
-    def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, facts: Facts, file: int) -> None:
-        """`file` is the compiled file's descriptor, which stays open as long as the program is used."""
+    def __init__(self, runtime: Runtime, module: wasmtime.Module, digest: str, held: Held) -> None:
+        facts = held.facts
         assert facts.interface is not None  # a component has none
-        self._image = MappedImage(file, facts.image) if facts.image is not None else None
+        self._image = MappedImage(held.fd, facts.image) if facts.image is not None else None
         self.digest = digest
+        self._held = held
         self.spaces = facts.spaces
         self.imports: tuple[ImportItem, ...] = facts.interface.imports
         self.exports: tuple[ExportItem, ...] = facts.interface.exports
@@ -45,7 +48,10 @@ class CoreProgram:
         self._runtime = runtime
         self._module = module
         self._imports = [Import(item.module.encode(), item.name.encode()) for item in self.imports]
-        self._missing = self._find_missing()
+
+    def carry(self) -> Carried:
+        """See Program."""
+        return Carried(about=pickle.dumps((self.digest, self._held.facts)), code=self._held.fd)
 
     def needs(self) -> list[str]:
         """See Program."""
@@ -74,7 +80,7 @@ class CoreProgram:
         assert isinstance(control, CellControl)  # from control()
         name, arguments = entry_of(self._functions, guest)
         into_guest = caller(control, within)
-        with held(self._runtime, self.spaces, guest, control, self._image) as store:
+        with store_of(self._runtime, self.spaces, guest, control, self._image) as store:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
             try:
@@ -93,7 +99,9 @@ class CoreProgram:
                 end = traps.exit_of(error, control)
             return dataclasses.replace(end, peak_memory=control.memory())
 
-    def _find_missing(self) -> str:
+    @functools.cached_property
+    def _missing(self) -> str:
+        """Which imports nobody here defines; for people, and empty for none."""
         try:
             self._runtime.linker.instantiate_pre(self._module)
         except wasmtime.WasmtimeError as error:

@@ -1,0 +1,98 @@
+"""The child's end of a guest that runs in a process of its own: from its assignment to its end.
+
+Runs in the fork server's children only, and what it imports is loaded once, in the server.
+"""
+
+import fcntl
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Command
+from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
+from wasm_sandboxer.engine.wasmtime.loading import carried_runtime, unpack_program
+from wasm_sandboxer.engine.wasmtime.runtime import Runtime
+from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
+from wasm_sandboxer.executor import assignment
+from wasm_sandboxer.executor.assignment import Assignment
+from wasm_sandboxer.forking.jobs import Tell
+from wasm_sandboxer.guest import Exit, Stdio
+from wasm_sandboxer.linux import syscall
+
+
+class GuestProcesses:
+    """What the fork server offers for guests; `runtime` is shared with each child as it was before the fork."""
+
+    def __init__(self, runtime: Runtime | None = None) -> None:
+        self._runtime = runtime
+
+    def preload(self, _argument: bytes, fds: tuple[int, ...]) -> None:
+        """Make the engine, from the compiled code of our own modules."""
+        self._runtime = carried_runtime(fds)
+        for http in (False, True):
+            self._runtime.component_linker(http=http)
+
+    def run(self, argument: bytes, fds: tuple[int, ...], tell: Tell) -> int:
+        """Run one guest to its end; a Process of the fork server's catalogue."""
+        given = assignment.unpack(argument)
+        try:
+            doors = dict(zip(given.doors, fds, strict=True))
+            if given.command is not None:
+                _execute(given.command, given, doors)
+            end = self._run_here(given, doors, tell)
+        except WasmSandboxerError as error:
+            tell(assignment.failed(error))
+        except OSError as error:
+            tell(assignment.failed(WasmSandboxerError(f"cannot set its process up: {error}")))
+        else:
+            if end.message and "2" in doors:
+                _report(given.guest.argv[0], end.message)
+            tell(assignment.ended(end))
+        return 0
+
+    def _run_here(self, given: Assignment, doors: dict[str, int], tell: Tell) -> Exit:
+        if self._runtime is None:
+            raise Unavailable("the fork server has no engine yet")
+        assert given.program is not None  # or there would be a command
+        program = unpack_program(self._runtime, given.program, doors["code"])
+        stdio = _take_streams(given, doors)
+        syscall.set_thread_name(given.name)
+        control = program.control(given.guest, stdio, None)
+        return program.run(given.guest, stdio, control, lambda: tell(assignment.ready()))
+
+
+def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoReturn:
+    """Become the command; the socket for answers ends with that, which says that it worked."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    _take_streams(given, {str(number): null for number in range(3)} | doors)
+    last = FIRST_DESCRIPTOR + len(command.descriptors)
+    moved = [fcntl.fcntl(doors[str(number)], fcntl.F_DUPFD_CLOEXEC, last) for number in range(FIRST_DESCRIPTOR, last)]
+    for number, fd in enumerate(moved, FIRST_DESCRIPTOR):
+        os.dup2(fd, number)
+    if command.data is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (command.data, command.data))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        os.execve(command.argv[0], command.argv, dict(command.env))  # noqa: S606  # no shell is meant
+    except OSError as error:
+        raise Unavailable(f"cannot execute {command.argv[0]}: {error.strerror}") from None
+
+
+def _take_streams(given: Assignment, doors: dict[str, int]) -> Stdio:
+    """Make the guest's streams this process's own 0, 1 and 2."""
+    sys.stderr = None  # what Python has to say of itself is no output of the guest's
+    numbers = [number if str(number) in doors else None for number in range(3)]
+    for number in numbers:
+        if number is not None:
+            os.dup2(doors[str(number)], number)
+    stdin, stdout, stderr = numbers
+    return Stdio(stdin=stdin, stdout=stdout, stderr=stderr, terminals=given.terminals)
+
+
+def _report(name: str, message: str) -> None:
+    """Say why the guest ended, on its stderr."""
+    with suppress(OSError):
+        syscall.write_interruptible(2, f"wasm-sandboxer: {name}: {message}\n".encode(errors="replace"))

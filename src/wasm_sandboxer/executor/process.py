@@ -1,0 +1,333 @@
+"""Guests in processes of their own: children of the fork server, one to each.
+
+The loop only sends and reads small messages. A guest is ended by ending its process, which takes effect wherever it
+waits; how it ended is what the kernel says, and what the child said of itself before.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from wasm_sandboxer.engine.pool import MemoryPool
+from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Program, is_external, is_portable
+from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
+from wasm_sandboxer.executor import assignment
+from wasm_sandboxer.executor.assignment import PROCESS, Assignment
+from wasm_sandboxer.forking import wire
+from wasm_sandboxer.forking.client import ForkServer, Line
+from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
+from wasm_sandboxer.linux import syscall
+from wasm_sandboxer.linux.cgroup.protocol import Place
+
+_MOST_MESSAGE = 4 * assignment.MOST_WORDS + 1024
+_TRIES = 2  # for a fork server that dies before a child has the guest
+_PATIENCE = 1.0  # seconds that the fork server may take to tell of a child's end
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_log = logging.getLogger(__name__)
+
+
+class ProcessExecutor:
+    """Starts guests in children of a fork server; see Executor."""
+
+    def __init__(self, forks: ForkServer) -> None:
+        self._forks = forks
+
+    def prepare(
+        self,
+        program: Program,
+        guest: Guest,
+        stdio: Stdio,
+        name: str,
+        place: Place | None = None,
+        pool: MemoryPool | None = None,
+    ) -> "ProcessExecution":
+        """See Executor. The kernel counts the memory of a process by itself."""
+        del place, pool
+        return ProcessExecution(self._forks, program, guest, stdio, name)
+
+
+class ProcessExecution:
+    """A guest in a process; see Execution."""
+
+    def __init__(self, forks: ForkServer, program: Program, guest: Guest, stdio: Stdio, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._forks = forks
+        self._program = program
+        self._guest = guest
+        self._stdio = stdio
+        self._name = name
+        self._line: Line | None = None
+        self._pidfd = -1
+        self._tries = 0
+        self._stopped = False
+        self._server_gone = False
+        self._told: Exit | WasmSandboxerError | None = None
+        self._end: wire.End | None = None
+        self._began: asyncio.Future[None] = self._loop.create_future()
+        self.pid = 0
+        self.ended: asyncio.Future[Exit] = self._loop.create_future()
+
+    async def begin(self) -> None:
+        """See Execution."""
+        self._request()
+        await asyncio.shield(self._began)
+
+    def stop(self) -> None:
+        """See Execution."""
+        if self._stopped or self.ended.done():
+            return
+        self._stopped = True
+        if self._pidfd >= 0:
+            self._kill()
+        else:  # no child has it yet: whichever gets it finds nobody at the line, and is ended
+            self._finish()
+
+    def pause(self) -> None:
+        """See Execution."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """See Execution."""
+        self._signal(signal.SIGCONT)
+
+    def cpu_time(self) -> float:
+        """See Execution."""
+        if self.ended.done():
+            return self.ended.result().cpu_time
+        with suppress(OSError):
+            # CLOCK_PROCESS_CPUTIME_ID of another process: see CPUCLOCK_* in linux/posix-timers.h.
+            return time.clock_gettime(~self.pid << 3 | 2) if self.pid else 0.0
+        return 0.0
+
+    def memory(self) -> int:
+        """See Execution; what its process has for itself."""
+        return self.resident()
+
+    def resident(self) -> int:
+        """See Execution."""
+        if not self.pid or self.ended.done():
+            return 0
+        with suppress(OSError, ValueError):
+            _, resident, shared, *_ = Path(f"/proc/{self.pid}/statm").read_text().split()
+            return (int(resident) - int(shared)) * _PAGE
+        return 0
+
+    # ---- asking for a child ----
+
+    def _request(self) -> None:
+        """Ask the fork server; where that would wait, as for one that must be started again, on a thread."""
+        self._tries += 1
+        try:
+            self._connect(wait=False)
+        except BlockingIOError:
+            threading.Thread(target=self._request_patiently, name="asking", daemon=True).start()
+        except WasmSandboxerError as error:
+            self._fail(error)
+
+    def _request_patiently(self) -> None:
+        then: Callable[[], None]
+        try:
+            line = self._ask(wait=True)
+        except WasmSandboxerError as error:
+            failure = error
+            then = lambda: self._fail(failure)  # noqa: E731
+        else:
+            then = lambda: self._listen(line)  # noqa: E731
+        with suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._loop.call_soon_threadsafe(then)
+
+    def _connect(self, *, wait: bool) -> None:
+        self._listen(self._ask(wait=wait))
+
+    def _ask(self, *, wait: bool) -> Line:
+        """Send the assignment; on the loop or on a thread."""
+        doors: dict[str, int] = {}
+        streams = (self._stdio.stdin, self._stdio.stdout, self._stdio.stderr)
+        doors |= {str(number): fd for number, fd in enumerate(streams) if fd is not None}
+        about = None
+        command = None
+        if is_external(self._program):
+            command = self._program.command(self._guest)
+            doors |= {str(number): fd for number, fd in enumerate(command.descriptors, FIRST_DESCRIPTOR)}
+        else:
+            assert is_portable(self._program), self._program
+            carried = self._program.carry()
+            about = carried.about
+            doors["code"] = carried.code
+        given = Assignment(
+            name=self._name,
+            guest=self._guest,
+            program=about,
+            command=command,
+            terminals=self._stdio.terminals,
+            doors=tuple(doors),
+        )
+        return self._forks.begin(PROCESS, given.pack(), tuple(doors.values()), wait=wait)
+
+    def _listen(self, line: Line) -> None:
+        if self.ended.done():  # it was stopped meanwhile
+            line.close()
+            return
+        self._line = line
+        for end in (line.status, line.answers):
+            end.setblocking(False)
+        self._loop.add_reader(line.status, self._read_status)
+        self._loop.add_reader(line.answers, self._read_answers)
+
+    # ---- what is told ----
+
+    def _read_status(self) -> None:
+        assert self._line is not None
+        try:
+            message, fds = wire.receive(self._line.status, 1)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            message, fds = b"", []
+        match message[:1]:
+            case wire.BEGUN:
+                self._set_child(wire.read_begun(message), fds[0])
+            case wire.ENDED:
+                self._end = wire.read_ended(message)
+                self._finish()
+            case wire.REFUSED:
+                self._told = Unavailable(f"cannot start {self._name}: {message[1:].decode()}")
+                self._finish()
+            case _:
+                self._server_died()
+
+    def _set_child(self, pid: int, pidfd: int) -> None:
+        if self._pidfd >= 0:  # the first died before it had the guest
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        self.pid, self._pidfd = pid, pidfd
+        self._loop.add_reader(pidfd, self._child_ended)
+
+    def _read_answers(self) -> None:
+        assert self._line is not None
+        try:
+            message = self._line.answers.recv(_MOST_MESSAGE)
+            if not message:
+                self._loop.remove_reader(self._line.answers)
+                if is_external(self._program) and self._told is None:
+                    self._set_began()  # it was executed, or has died, which is told in its turn
+                return
+            told = assignment.read(message)
+        except (BlockingIOError, ConnectionError):
+            return
+        except ValueError:
+            self._loop.remove_reader(self._line.answers)
+            self._told = WasmSandboxerError(f"the process of {self._name} says what makes no sense")
+            self._kill()
+            return
+        if told is None:
+            self._set_began()
+        elif self._told is None:
+            self._told = told
+
+    def _child_ended(self) -> None:
+        """The fork server tells more in a moment, unless it is gone or stands still."""
+        self._loop.remove_reader(self._pidfd)
+        self._loop.call_later(0 if self._server_gone else _PATIENCE, self._finish)
+
+    def _server_died(self) -> None:
+        """Its children die with it; one that has not begun is asked for again."""
+        if self._pidfd < 0:
+            self._hang_up()
+            if self._tries < _TRIES:
+                self._request()
+            else:
+                self._fail(Unavailable(f"cannot start {self._name}: the fork server died twice; see its messages"))
+            return
+        assert self._line is not None
+        self._loop.remove_reader(self._line.status)
+        self._server_gone = True
+        self._kill()
+        if not self._stopped:
+            self._told = self._told or WasmSandboxerError(f"{self._name} ended with the fork server, which died")
+        self._loop.call_later(_PATIENCE, self._finish)
+
+    # ---- ending ----
+
+    def _finish(self) -> None:
+        """The child has ended, or there never will be one."""
+        if self.ended.done():
+            return
+        if self._line is not None:
+            while self._told is None and self._has_answer():
+                self._read_answers()
+        self._hang_up()
+        end = self._exit()
+        if isinstance(self._told, WasmSandboxerError) and not self._stopped:
+            self._fail(self._told)
+            return
+        self._set_began()
+        self.ended.set_result(end)
+
+    def _exit(self) -> Exit:
+        cpu_time = self._end.cpu_time if self._end is not None else 0.0
+        peak = self._end.peak_memory if self._end is not None else 0
+        status = self._end.status if self._end is not None else signal.SIGKILL
+        if isinstance(self._told, Exit) and (self._end is None or os.WIFEXITED(status)):
+            return dataclasses.replace(self._told, cpu_time=cpu_time, peak_memory=self._told.peak_memory or peak)
+        end = self._kernels_word(status)
+        return dataclasses.replace(end, cpu_time=cpu_time, peak_memory=peak)
+
+    def _kernels_word(self, status: int) -> Exit:
+        """The end of a process that says nothing of it, by its wait status."""
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if self._stopped or number == signal.SIGKILL:
+            return Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED)
+        code = 128 + number if number else os.WEXITSTATUS(status)
+        if is_external(self._program):
+            return self._program.exit_of(code)
+        if number:
+            return Exit(code=code, reason=Reason.TRAPPED, message=f"its process was ended by signal {number}")
+        return Exit(code=TRAP_EXIT_CODE, reason=Reason.FAILED, message="its process ended without a word")
+
+    def _has_answer(self) -> bool:
+        assert self._line is not None
+        try:
+            return bool(self._line.answers.recv(1, socket.MSG_PEEK))
+        except (BlockingIOError, ConnectionError):
+            return False
+
+    def _fail(self, error: WasmSandboxerError) -> None:
+        self._hang_up()
+        if not self._began.done():
+            self._began.set_exception(error)
+            self._began.exception()  # whoever waited may have been cancelled
+        if not self.ended.done():
+            self.ended.set_result(Exit(code=OOM_EXIT_CODE, reason=Reason.FAILED, message=str(error)))
+
+    def _set_began(self) -> None:
+        if not self._began.done():
+            self._began.set_result(None)
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._loop.remove_reader(self._line.status)
+            self._loop.remove_reader(self._line.answers)
+            self._line.close()
+            self._line = None
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        """Send a signal to all that the child has become; it may have ended."""
+        if self._pidfd >= 0:
+            with suppress(OSError):
+                syscall.signal_group(self._pidfd, self.pid, number)
