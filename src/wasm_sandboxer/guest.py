@@ -21,6 +21,14 @@ class Network(StrEnum):
     HOST = "host"
 
 
+class EngineChoice(StrEnum):
+    """Which engine is to run a module; AUTO is wasmtime, or WasmEdge where only that can."""
+
+    AUTO = "auto"
+    WASMTIME = "wasmtime"
+    WASMEDGE = "wasmedge"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preopen:
     """A directory of the host that the guest sees at a path of its own.
@@ -54,6 +62,8 @@ class Guest:
     """One run of a module: argv (its name first), env, directories, limits.
 
     `function` names an export to call instead of the module's entry point; argv[1:] are then its arguments.
+    `plugins` is a folder or file of the host with plugins for WasmEdge, `models` what its WASI-NN is to load before,
+    each as NAME:ENCODING:TARGET:FILE.
     """
 
     module: Path
@@ -63,6 +73,8 @@ class Guest:
     preopens: tuple[Preopen, ...] = ()
     limits: Limits = field(default_factory=Limits)
     network: Network = Network.NONE
+    plugins: Path | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,146 @@
+"""The WasmEdge engine: from a file to a Program that WasmEdge runs, through the module store."""
+
+import functools
+import hashlib
+import os
+import platform
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from wasm_sandboxer.engine.programs import Programs
+from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, processor_features, read_source
+from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
+from wasm_sandboxer.engine.wasmedge import compiling, tool
+from wasm_sandboxer.engine.wasmedge.binary import Binary, Finder
+from wasm_sandboxer.engine.wasmedge.files import Files
+from wasm_sandboxer.engine.wasmedge.names import Names
+from wasm_sandboxer.engine.wasmedge.program import WasmEdgeProgram
+from wasm_sandboxer.errors import ModuleError, ResourceExhausted
+from wasm_sandboxer.forking.jobs import Bounds, JobFailed, Runner
+
+_TRY_SECONDS = 30
+Waiting = Callable[[float], None] | None
+
+
+class WasmEdgeEngine:
+    """See Engine. Any thread; WasmEdge is looked for with each module, so that it may come and go."""
+
+    def __init__(
+        self,
+        root: Path,
+        runner: Runner,
+        *,
+        binary: Path | None = None,
+        bounds: CompileBounds | None = None,
+        capacity: int,
+    ) -> None:
+        """`root` and `capacity` are the module store's, `binary` a WasmEdge that goes before any other."""
+        self._root = root
+        self._runner = runner
+        self._bounds = bounds or CompileBounds()
+        self._capacity = capacity
+        self._finder = Finder(runner, binary)
+        self._lock = threading.Lock()
+        self._stores: dict[str, ModuleStore] = {}
+        self._programs: Programs[WasmEdgeProgram] = Programs()
+
+    def binary(self) -> Binary:
+        """The WasmEdge that would be used; raises Unavailable, saying what is wrong and what to do."""
+        return self._finder.find()
+
+    def load(self, path: Path, *, name: str | None = None, waiting: Waiting = None) -> WasmEdgeProgram:
+        """See Engine; raises Unavailable where there is no WasmEdge."""
+        name = name or str(path)
+        try:
+            binary = self.binary()
+            source = read_source(path, name)
+            digest = hashlib.sha256(source).hexdigest()
+            short = name.rpartition("/")[2]
+            key = f"{digest} {binary.path} {binary.version}"
+            return self._programs.get(key, lambda: self._make(binary, digest, source, short, waiting))
+        except (ModuleError, ResourceExhausted) as error:
+            raise type(error)(f"{name}: {error}") from None
+
+    def compile(self, path: Path, *, waiting: Waiting = None) -> Stored:
+        """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
+        try:
+            source = read_source(path, str(path))
+            digest = hashlib.sha256(source).hexdigest()
+            held = self._held(self.binary(), digest, source, path.name, waiting)
+            held.close()
+        except (ModuleError, ResourceExhausted) as error:
+            raise type(error)(f"{path}: {error}") from None
+        return Stored(digest=digest, new=held.new)
+
+    @functools.cached_property
+    def _names(self) -> Names:
+        return Names(self._root / "names")
+
+    def _make(self, binary: Binary, digest: str, source: bytes, name: str, waiting: Waiting) -> WasmEdgeProgram:
+        held = self._held(binary, digest, source, name, waiting)
+        files = Files(held)
+        link = functools.partial(self._link, binary, files)
+        program = WasmEdgeProgram(binary, digest, held.facts, files, self._names, link)
+        weakref.finalize(program, files.close)
+        return program
+
+    def _held(self, binary: Binary, digest: str, source: bytes, name: str, waiting: Waiting) -> Held:
+        store = self._store(binary)
+        held = store.find(digest)
+        if held is None:
+            with store.compiling(digest):
+                held = store.find(digest) or self._prepare(store, binary, digest, source, name, waiting)
+        return held
+
+    def _prepare(
+        self, store: ModuleStore, binary: Binary, digest: str, source: bytes, name: str, waiting: Waiting
+    ) -> Held:
+        with (
+            in_memory(source) as file,
+            store.new_file(digest) as target,
+            tempfile.TemporaryDirectory(prefix="wasm-sandboxer-") as scratch,
+        ):
+            request = compiling.prepare_request(binary.path, scratch)
+            try:
+                answer = self._runner.run(compiling.PREPARE, request, (file, target), self._bounds.of_job, waiting)
+            except JobFailed as failure:
+                raise self._bounds.explain(failure) from None
+            prepared = compiling.read_prepared(answer)
+            os.fchmod(target, 0o644)  # the process that reads it may be another user's; nobody else gets to it
+            facts = Facts(
+                kind=Kind.MODULE,
+                spaces=prepared.spaces,
+                interface=prepared.interface,
+                image=None,
+                source=name,
+                source_size=len(source),
+                compile_seconds=prepared.seconds,
+            )
+            return store.publish(digest, target, facts)
+
+    def _link(self, binary: Binary, files: Files, plugins: Path | None) -> None:
+        """Raise ModuleError if the module does not find its imports."""
+        bounds = Bounds(memory=tool.ADDRESSES, seconds=_TRY_SECONDS)
+        request = compiling.try_request(binary.path, plugins)
+        try:
+            answer = self._runner.run(compiling.TRY, request, (files.descriptor(None),), bounds)
+        except JobFailed as failure:
+            raise ModuleError(f"cannot find out whether it links: {failure}") from None
+        compiling.read_tried(answer)
+
+    def _store(self, binary: Binary) -> ModuleStore:
+        with self._lock:
+            if binary.version not in self._stores:
+                key = _store_key(binary.version)
+                self._stores[binary.version] = ModuleStore(self._root, key, capacity=self._capacity)
+            return self._stores[binary.version]
+
+
+def _store_key(version: str) -> str:
+    """The part of the store that holds what this version compiled for this processor, as we have it compile."""
+    about = " ".join((version, *compiling.COMPILE, platform.machine(), processor_features()))
+    return f"wasmedge-{version}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"

@@ -1,0 +1,72 @@
+"""Running WasmEdge itself for a moment, in a bounded child: to ask its version, to compile, to try a module."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from wasm_sandboxer.forking.jobs import Bounds, Runner
+from wasm_sandboxer.linux import syscall
+
+JOB = "wasmedge"
+ADDRESSES = 1 << 42  # bytes; WasmEdge reserves 12 GiB for each memory of a module
+_MOST_OUTPUT = 64 << 10
+_DATA = 6 << 30  # bytes of memory of its own: what a module of the most memory starts with, and some
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How it ended, negative for a signal, and the beginning of what it wrote to both outputs."""
+
+    code: int
+    output: str
+
+
+def run(
+    runner: Runner,
+    argv: Sequence[str],
+    *,
+    seconds: float,
+    waiting: Callable[[float], None] | None = None,
+) -> Done:
+    """Run the command in a child of its own; raises JobFailed."""
+    bounds = Bounds(memory=ADDRESSES, seconds=seconds)
+    return Done(**json.loads(runner.run(JOB, json.dumps({"argv": argv}).encode(), (), bounds, waiting)))
+
+
+def run_here(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Done:
+    """Run the command as a child of this process, itself a job's, whose bounds it inherits; it has no input."""
+    resource.setrlimit(resource.RLIMIT_DATA, (_DATA, _DATA))
+    with subprocess.Popen(
+        argv,
+        env=dict(env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        close_fds=False,  # a descriptor that it is to have is made inheritable
+        preexec_fn=_end_with_parent,  # noqa: PLW1509  # a job has one thread
+    ) as process:
+        assert process.stdout is not None  # a pipe, as said
+        output = process.stdout.read(_MOST_OUTPUT)
+        while process.stdout.read(_MOST_OUTPUT):  # so that it does not wait for us
+            pass
+        code = process.wait()
+    return Done(code=code, output=output.decode(errors="replace"))
+
+
+def lend(fd: int) -> str:
+    """A path by which commands of this process find what the descriptor is of."""
+    os.set_inheritable(fd, True)
+    return f"/proc/self/fd/{fd}"
+
+
+def _end_with_parent() -> None:
+    syscall.set_parent_death_signal(signal.SIGKILL)
+
+
+def run_job(argument: bytes, _fds: tuple[int, ...]) -> bytes:
+    """The job of `run`."""
+    return json.dumps(asdict(run_here(json.loads(argument)["argv"]))).encode()
