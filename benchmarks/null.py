@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wasm_sandboxer import daemon, logs
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.config import Config, LogLevel
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, ImportItem, Kind, LoadObserver, Within
@@ -90,9 +91,9 @@ class NullEngine:
     def __init__(self) -> None:
         self._program = NullProgram()
 
-    def load(self, path: Path, *, name: str | None = None) -> NullProgram:
+    def load(self, path: Path, *, name: str | None = None, choice: EngineChoice = EngineChoice.AUTO) -> NullProgram:
         """See Engine."""
-        del path, name
+        del path, name, choice
         return self._program
 
 

@@ -43,6 +43,8 @@ def _default(value: object, unit: str) -> str:
         return format_size(value).replace(" ", "") if value else "0"
     if unit == "duration" and isinstance(value, float):
         return format_duration(value).replace(".00 s", "s")
+    if value == Path():
+        return '""'
     return value.value if isinstance(value, StrEnum) else str(value) or '""'
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.units import parse_address, parse_duration, parse_size
 
@@ -62,6 +63,15 @@ class Config:
         "bound on linear memory of all guests on threads together, 0 for nine tenths of the machine's memory", 0,
         unit="size",
     )  # fmt: skip
+    engine: EngineChoice = _key(
+        "auto, wasmtime or wasmedge, for containers that leave the choice; auto is wasmtime, or WasmEdge where only "
+        "that can run the module", EngineChoice.AUTO,
+    )  # fmt: skip
+    wasmedge: Path = _key("the WasmEdge to use; without one that of $WASMEDGE, or the one on PATH", Path())
+    wasmedge_plugins: Path = _key(
+        "folder of WasmEdge plugins, machine code that a pod may have loaded by naming it; without one none may",
+        Path(),
+    )
     lenient_limits: bool = _key("run containers whose limits this host's control groups cannot hold", False)
     compile_memory: int = _key("memory that compiling a module may take", 2 << 30, unit="size")
     compile_timeout: float = _key("time that compiling a module may take", 120.0, unit="duration", least=0.1)

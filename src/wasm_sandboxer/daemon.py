@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.strays import Strays
 from wasm_sandboxer.core.task import Tools
 from wasm_sandboxer.core.workers import Workers
+from wasm_sandboxer.engine.choosing import ChoosingEngine
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Engine, LoadObserver
 from wasm_sandboxer.engine.source import CompileBounds
 from wasm_sandboxer.engine.store import ModuleStore
+from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine
 from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, WasmtimeEngine, store_key
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, Unavailable
 from wasm_sandboxer.executor.assignment import RUNTIME
@@ -58,13 +61,22 @@ MakeEngine = Callable[[Config, ForkServer, LoadObserver | None], Engine]
 
 
 def make_engine(config: Config, forks: ForkServer, observe: LoadObserver | None = None) -> Engine:
-    """The engine over the node's module store, compiling in the fork server's children."""
+    """The engines over the node's module store, compiling in the fork server's children."""
     store = ModuleStore(config.root, store_key(), capacity=config.store_size)
     bounds = CompileBounds(memory=config.compile_memory, seconds=config.compile_timeout)
-    engine = WasmtimeEngine(store, bounds=bounds, runner=forks, observe=observe)
-    engine.warm_up()
-    forks.preload(RUNTIME, b"", tuple(held.fd for held in engine.own_code()))  # open as long as the daemon lives
-    return engine
+    wasmtime = WasmtimeEngine(store, bounds=bounds, runner=forks, observe=observe)
+    wasmtime.warm_up()
+    forks.preload(RUNTIME, b"", tuple(held.fd for held in wasmtime.own_code()))  # open as long as the daemon lives
+    wasmedge = partial(
+        WasmEdgeEngine,
+        config.root,
+        forks,
+        binary=config.wasmedge if config.wasmedge != Path() else None,
+        bounds=bounds,
+        capacity=config.store_size,
+        observe=observe,
+    )
+    return ChoosingEngine(wasmtime, wasmedge, config.engine)
 
 
 async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine = make_engine) -> None:

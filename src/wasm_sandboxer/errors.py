@@ -17,6 +17,10 @@ class ModuleError(InvalidArgument):
     """The module cannot be run as asked: not Wasm, invalid, an import or a function is missing."""
 
 
+class UnknownFeature(ModuleError):
+    """The module is written for a feature that this engine does not have; another may."""
+
+
 class NotFound(WasmSandboxerError):
     """The thing named does not exist."""
 

@@ -21,14 +21,6 @@ class Network(StrEnum):
     HOST = "host"
 
 
-class EngineChoice(StrEnum):
-    """Which engine is to run a module; AUTO is wasmtime, or WasmEdge where only that can."""
-
-    AUTO = "auto"
-    WASMTIME = "wasmtime"
-    WASMEDGE = "wasmedge"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Preopen:
     """A directory of the host that the guest sees at a path of its own.

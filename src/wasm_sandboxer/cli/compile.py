@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.cli import complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
-from wasm_sandboxer.cli.params import store_options
+from wasm_sandboxer.cli.params import engine_option, store_options
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.units import format_duration
 
@@ -16,10 +17,12 @@ from wasm_sandboxer.units import format_duration
 @click.command("compile")
 @click.argument("modules", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODULE…")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each module.")
+@engine_option
 @store_options
 def compile_modules(
     modules: tuple[Path, ...],
     as_json: bool,  # noqa: FBT001
+    engine_name: str,
     root: Path | None,
     compile_memory: int,
     compile_timeout: float,
@@ -32,7 +35,7 @@ def compile_modules(
         begun = time.monotonic()
         try:
             with progress(f"compiling {one_line(module.name)}") as waiting:
-                compiled = engine.compile(module, waiting=waiting)
+                compiled = engine.compile(module, choice=EngineChoice(engine_name), waiting=waiting).what
         except WasmSandboxerError as error:
             code = complain(str(error))
             continue

@@ -15,8 +15,9 @@ from wasm_sandboxer.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wasm_sandboxer.engine.choosing import ChoosingEngine
     from wasm_sandboxer.engine.store import ModuleStore
-    from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
+    from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine
 
 _PATIENCE = 0.5  # seconds before a compilation shows that it is under way
 
@@ -32,13 +33,22 @@ def open_store(root: Path | None, capacity: int | None = None) -> "ModuleStore":
     return ModuleStore(root or default_root(), store_key(), capacity=capacity)
 
 
-def open_engine(root: Path | None, compile_memory: int, compile_timeout: float, store_size: int) -> "WasmtimeEngine":
-    """The engine over that store. The process must still have one thread when it compiles."""
+def open_engine(root: Path | None, compile_memory: int, compile_timeout: float, store_size: int) -> "ChoosingEngine":
+    """The engines over that store. The process must still have one thread when it compiles."""
+    from wasm_sandboxer.engine.choosing import ChoosingEngine  # noqa: PLC0415
     from wasm_sandboxer.engine.source import CompileBounds  # noqa: PLC0415
     from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine  # noqa: PLC0415
 
     bounds = CompileBounds(memory=compile_memory, seconds=compile_timeout)
-    return WasmtimeEngine(open_store(root, store_size), bounds=bounds)
+
+    def wasmedge() -> "WasmEdgeEngine":
+        from wasm_sandboxer.engine.wasmedge.compiling import JOBS  # noqa: PLC0415
+        from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine  # noqa: PLC0415
+        from wasm_sandboxer.forking.job import LocalRunner  # noqa: PLC0415
+
+        return WasmEdgeEngine(root or default_root(), LocalRunner(JOBS), bounds=bounds, capacity=store_size)
+
+    return ChoosingEngine(WasmtimeEngine(open_store(root, store_size), bounds=bounds), wasmedge)
 
 
 @contextmanager

@@ -3,38 +3,66 @@
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.cli import one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
-from wasm_sandboxer.cli.params import store_options
+from wasm_sandboxer.cli.params import engine_option, store_options
+from wasm_sandboxer.errors import Unavailable
 from wasm_sandboxer.units import format_size
+
+if TYPE_CHECKING:
+    from wasm_sandboxer.engine.choosing import ChoosingEngine, Chosen
 
 
 @click.command()
 @click.argument("module", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@engine_option
 @store_options
 def inspect(
-    module: Path, as_json: bool, root: Path | None, compile_memory: int, compile_timeout: float, store_size: int  # noqa: FBT001
-) -> None:  # fmt: skip
+    module: Path,
+    as_json: bool,  # noqa: FBT001
+    engine_name: str,
+    root: Path | None,
+    compile_memory: int,
+    compile_timeout: float,
+    store_size: int,
+) -> None:
     """Show what MODULE is, imports, exports and needs to run."""
     engine = open_engine(root, compile_memory, compile_timeout, store_size)
     with progress(f"compiling {one_line(module.name)}") as waiting:
-        program = engine.load(module, waiting=waiting)
-    about = _describe(module, program)
+        chosen = _choose(engine, module, EngineChoice(engine_name), waiting)
+    about = _describe(module, chosen)
     click.echo(json.dumps(about, indent=2) if as_json else _text(about))
 
 
-def _describe(path: Path, program: Any) -> dict[str, Any]:
+def _choose(engine: "ChoosingEngine", module: Path, choice: EngineChoice, waiting: Any) -> "Chosen[Any]":
+    """What would run it; where that is not here, what wasmtime has to say of it."""
+    from wasm_sandboxer.engine.choosing import Chosen  # noqa: PLC0415  # start-up time of --help
+
+    try:
+        return engine.choose(module, choice=choice, waiting=waiting)
+    except Unavailable as error:
+        if choice is not EngineChoice.AUTO:
+            raise
+        chosen = engine.choose(module, choice=EngineChoice.WASMTIME, waiting=waiting)
+        return Chosen(what=chosen.what, engine=EngineChoice.WASMEDGE, reason=str(error).removeprefix(f"{module}: "))
+
+
+def _describe(path: Path, chosen: "Chosen[Any]") -> dict[str, Any]:
+    program = chosen.what
     imports: dict[str, list[dict[str, str]]] = defaultdict(list)
     for item in program.imports:
         imports[item.module].append({"name": item.name, "type": item.type})
     return {
         "module": str(path),
         "kind": program.kind,
+        "engine": chosen.engine,
+        "reason": chosen.reason,
         "digest": f"sha256:{program.digest}",
         "size": path.stat().st_size,
         "memories": [
@@ -52,6 +80,7 @@ def _text(about: dict[str, Any]) -> str:
     lines = [
         f"Module:   {one_line(about['module'])}",
         f"Kind:     {about['kind']}",
+        f"Engine:   {about['engine']}{': ' if about['reason'] else ''}{one_line(about['reason'])}",
         f"Size:     {format_size(about['size'])}",
         f"Digest:   {about['digest']}",
     ]

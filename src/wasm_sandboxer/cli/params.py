@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.units import parse_duration, parse_size
 
@@ -49,6 +50,15 @@ def root_option(function: _F) -> _F:
     return click.option(
         "--root", type=click.Path(path_type=Path, file_okay=False), envvar="WASM_SANDBOXER_ROOT",
         help="Where compiled modules are kept.  [default: /var/lib/wasm-sandboxer as root, else your cache]",
+    )(function)  # fmt: skip
+
+
+def engine_option(function: _F) -> _F:
+    """--engine, for verbs that load modules; a parameter `engine_name`."""
+    return click.option(
+        "--engine", "engine_name", type=click.Choice([choice.value for choice in EngineChoice]),
+        default=EngineChoice.AUTO.value, show_default=True,
+        help="What runs it; auto is wasmtime, or WasmEdge where only that can.",
     )(function)  # fmt: skip
 
 

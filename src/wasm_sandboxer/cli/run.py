@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.cli import BAD_INPUT, complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
-from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, store_options
-from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported, WasmSandboxerError
+from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, engine_option, store_options
+from wasm_sandboxer.errors import ModuleError, Unsupported, WasmSandboxerError
 
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.protocol import Program
+    from wasm_sandboxer.executor.protocol import Executor
     from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
     from wasm_sandboxer.linux.cgroup.protocol import Place
 
@@ -60,13 +62,19 @@ _GRACE = 0.03  # seconds a stopped guest has to end by itself before the process
     show_default=True,
     help="What a component's sockets, name look-ups and HTTP requests reach.",
 )
+@engine_option
 @click.option(
-    "--engine",
-    "engine_name",
-    type=click.Choice(["auto", "wasmtime", "wasmedge"]),
-    default="auto",
-    show_default=True,
-    help="What runs it.",
+    "--plugins",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="A folder or file of WasmEdge plugins, machine code that is loaded for it.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME:ENCODING:TARGET:FILE",
+    help="A model that WasmEdge's WASI-NN plugin loads before it starts.",
 )
 @click.option("--stdin/--no-stdin", "stdin", default=True, show_default=True, help="Give the guest your stdin.")
 @click.option("--name", metavar="NAME", help="The guest's name in messages, ps and top.  [default: the module's]")
@@ -93,12 +101,11 @@ def run(**options: Any) -> NoReturn:
 
 def _run(options: dict[str, Any]) -> int:
     path, _, function = options["module"].partition("#")
-    if options["engine_name"] == "wasmedge":
-        raise InvalidArgument("--engine wasmedge is not built in yet; wasmtime runs everything for now")
     engine = open_engine(*(options[name] for name in ("root", "compile_memory", "compile_timeout", "store_size")))
     env = environment(options["env_file"], options["env"])
     with progress(f"compiling {one_line(Path(path).name)}") as waiting:
-        program = engine.load(Path(path), waiting=waiting)
+        chosen = engine.choose(Path(path), choice=EngineChoice(options["engine_name"]), waiting=waiting)
+    program = chosen.what
     guest = _guest(options, Path(path), function or None, env)
     try:
         program.check(guest)
@@ -122,6 +129,8 @@ def _guest(options: dict[str, Any], path: Path, function: str | None, env: dict[
         preopens=given,
         limits=Limits(memory=options["memory"]),
         network=Network(options["network"]),
+        plugins=options["plugins"],
+        models=options["models"],
     )
 
 
@@ -167,10 +176,9 @@ async def _supervise(
     import asyncio  # noqa: PLC0415
 
     from wasm_sandboxer.core.container import Container  # noqa: PLC0415
-    from wasm_sandboxer.executor.thread import ThreadExecutor  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
-    container = Container(guest.argv[0], program, guest, stdio, ThreadExecutor(), place=place)
+    container = Container(guest.argv[0], program, guest, stdio, _executor(program), place=place)
     interrupted: asyncio.Future[Any] = loop.create_future()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, and behind a shell's &
@@ -190,6 +198,18 @@ async def _supervise(
         container.exit.result() if container.exit.done() else None,
         interrupted.result() if interrupted.done() else 0,
     )
+
+
+def _executor(program: "Program") -> "Executor":
+    from wasm_sandboxer.engine.protocol import is_external  # noqa: PLC0415
+
+    if is_external(program):
+        from wasm_sandboxer.executor.command import CommandExecutor  # noqa: PLC0415
+
+        return CommandExecutor()
+    from wasm_sandboxer.executor.thread import ThreadExecutor  # noqa: PLC0415
+
+    return ThreadExecutor()
 
 
 def _interrupt(interrupted: Any, code: int) -> None:

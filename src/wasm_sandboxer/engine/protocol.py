@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeGuard
 
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.guest import Exit, Guest, Stdio
 
@@ -220,8 +221,8 @@ LoadObserver: TypeAlias = Callable[[Source, float], None]
 class Engine(Protocol):
     """Loads programs; any thread."""
 
-    def load(self, path: Path, *, name: str | None = None) -> Program:
+    def load(self, path: Path, *, name: str | None = None, choice: EngineChoice = EngineChoice.AUTO) -> Program:
         """The module at this path, compiled if it never was; `name` is what messages call it.
 
-        Raises ModuleError with the reason why it cannot be.
+        `choice` is for an engine that is several. Raises ModuleError with the reason why it cannot be.
         """

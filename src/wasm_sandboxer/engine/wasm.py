@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.engine.protocol import ImportItem, Kind
 from wasm_sandboxer.errors import ModuleError
 
 MAGIC = b"\0asm"
@@ -108,6 +108,24 @@ def kind_of(data: bytes) -> Kind:
         return Kind.COMPONENT
     version = int.from_bytes(data[4:8], "little")
     raise ModuleError(f"WebAssembly of an unknown version ({version:#x}); version 1 and components are known")
+
+
+def imports(data: bytes, *, at_most: int) -> tuple[ImportItem, ...]:
+    """The first of what a core module imports, without types; raises ModuleError for what is cut short."""
+    found: list[ImportItem] = []
+    try:
+        for body in (body for number, body in sections(data) if number == _IMPORT_SECTION):
+            reader = Reader(body)
+            for _ in range(min(reader.number(), at_most)):
+                found.append(ImportItem(module=reader.name(), name=reader.name(), type=""))
+                kind = reader.byte()
+                if kind == _MEMORY:
+                    reader.memory()
+                elif not reader.skip_import(kind):
+                    break
+    except (IndexError, UnicodeDecodeError):
+        raise ModuleError("the file is cut short or damaged: a section runs past its end") from None
+    return tuple(found)
 
 
 def spaces(data: bytes) -> Spaces:

@@ -30,12 +30,21 @@ def private_mounts() -> None:
 
     Only for a process with one thread, early. The user keeps their ids. Raises OSError where the host forbids it.
     """
+    _have_own(CLONE_NEWNS)
+    mount.mount("none", "/", flags=mount.MS_REC | mount.MS_PRIVATE)
+
+
+def private_network() -> None:
+    """Give this process a network namespace of its own, in which nothing is reached; as private_mounts."""
+    _have_own(CLONE_NEWNET)
+
+
+def _have_own(kind: int) -> None:
     if os.geteuid() == 0:
-        unshare(CLONE_NEWNS)
+        unshare(kind)
     else:
         uid, gid = os.geteuid(), os.getegid()
-        unshare(CLONE_NEWUSER | CLONE_NEWNS)
+        unshare(CLONE_NEWUSER | kind)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    mount.mount("none", "/", flags=mount.MS_REC | mount.MS_PRIVATE)

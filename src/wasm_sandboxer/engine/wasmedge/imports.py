@@ -19,7 +19,7 @@ _SOCKETS = {
 }  # fmt: skip
 
 
-def only_here(imports: tuple[ImportItem, ...]) -> ImportItem | None:
+def only_wasmedge(imports: tuple[ImportItem, ...]) -> ImportItem | None:
     """The first import that only WasmEdge offers, if there is one."""
     for item in imports:
         if item.module.startswith(_MODULES) or (item.module == _WASI and _is_socket_extension(item)):

@@ -15,9 +15,10 @@ from wasm_sandboxer.engine.interface import Interface, interface_of
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime.runtime import configuration
-from wasm_sandboxer.errors import ModuleError
+from wasm_sandboxer.errors import ModuleError, UnknownFeature
 from wasm_sandboxer.forking.jobs import Jobs
 
+_UNKNOWN_FEATURE = "feature required"  # as wasmtime says of an instruction that belongs to a proposal
 # Where text is wrong, and below it a picture of that, which takes more than one line.
 _PLACE_IN_TEXT = re.compile(r"\s*--> <anon>:(\d+):(\d+)\n.*", re.DOTALL)
 
@@ -45,13 +46,14 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         kind = wasm.kind_of(binary)
         spaces = wasm.spaces(binary)
         if any(memory.shared for memory in spaces.memories):
-            return _refusal("it uses shared memory (threads), which is not offered here")
+            return _refusal("it uses shared memory (threads), which only WasmEdge offers here", unknown=True)
         engine = wasmtime.Engine(configuration())
         stripped, data, address = image.split(binary, spaces) if kind is Kind.MODULE else (binary, b"", 0)
         code = _load(engine, kind, stripped).serialize()
         interface = interface_of(binary) if kind is Kind.MODULE else None
     except wasmtime.WasmtimeError as error:
-        return _refusal(one_line(str(error)))
+        report = one_line(str(error))
+        return _refusal(report, unknown=_UNKNOWN_FEATURE in report)
     except ModuleError as error:
         return _refusal(str(error))
     _write(target, code)
@@ -91,7 +93,7 @@ def read_answer(answer: bytes) -> Compiled:
     """What the job answered; raises ModuleError with the reason why the module cannot be compiled."""
     found = json.loads(answer)
     if "refused" in found:
-        raise ModuleError(found["refused"])
+        raise (UnknownFeature if found["unknown"] else ModuleError)(found["refused"])
     interface, mapped = found["interface"], found["image"]
     return Compiled(
         kind=Kind(found["kind"]),
@@ -110,8 +112,8 @@ def translate(text: bytes) -> bytes:
         raise ModuleError(f"not WebAssembly but {wasm.describe(text)}") from None
 
 
-def _refusal(reason: str) -> bytes:
-    return json.dumps({"refused": reason}).encode()
+def _refusal(reason: str, *, unknown: bool = False) -> bytes:
+    return json.dumps({"refused": reason, "unknown": unknown}).encode()
 
 
 def one_line(report: str) -> str:

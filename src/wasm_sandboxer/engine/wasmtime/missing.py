@@ -8,7 +8,6 @@ from wasm_sandboxer.engine.protocol import ImportItem
 from wasm_sandboxer.engine.wasmtime.binding import WASI, Extern, ffi
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
 
-_WASMEDGE_MODULES = ("wasi_ephemeral_nn", "wasi_nn", "wasi_ephemeral_crypto", "wasmedge", "wasi_logging")
 _HINTS = (
     ("wasi_unstable", "this is preview 0, older than anything here runs; build it for preview 1"),
     ("wasi_ephemeral_", "WasmEdge may offer it as a plugin (--engine wasmedge)"),
@@ -23,14 +22,6 @@ _HINTS = (
     ("go", "the module was built for JavaScript (GOOS=js); build it with GOOS=wasip1"),
     ("a", "the module was built for JavaScript (Emscripten); build it for WASI"),
 )
-
-
-def wants_wasmedge(imports: tuple[ImportItem, ...]) -> ImportItem | None:
-    """The first import that only WasmEdge offers, if there is one."""
-    for item in imports:
-        if item.module.startswith(_WASMEDGE_MODULES) or (item.module == WASI and item.name.startswith("sock_")):
-            return item
-    return None
 
 
 def describe_missing(runtime: Runtime, imports: tuple[ImportItem, ...], report: str) -> str:
