@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from testing import fetch
 from tests.support.cli import Cli
 from tests.support.guests import Guests, new_engine
 from tests.support.modules import binary
@@ -39,6 +40,19 @@ def fresh(tmp_path: Path) -> Iterator[Cli]:
     """The program over an empty store of this test's own."""
     with ExitStack() as undo:
         yield Cli(tmp_path / "store", tmp_path, undo)
+
+
+@pytest.fixture(scope="session")
+def wasmedge() -> Path:
+    """A real WasmEdge."""
+    return fetch.wasmedge()
+
+
+@pytest.fixture
+def edge(store_root: Path, tmp_path: Path, wasmedge: Path) -> Iterator[Cli]:
+    """The program, with a WasmEdge to use."""
+    with ExitStack() as undo:
+        yield Cli(store_root, tmp_path, undo, {"WASMEDGE": str(wasmedge)})
 
 
 @pytest.fixture(scope="session")

@@ -128,11 +128,7 @@ def test_a_module_that_is_not_valid_is_refused_with_the_offset(
 MISSING = [
     ("env", "abort", "the module expects a host of its own; build it for WASI"),
     ("wasi_unstable", "fd_write", "this is preview 0, older than anything here runs; build it for preview 1"),
-    ("wasi_snapshot_preview1", "sock_open", "WasmEdge offers its sockets (--engine wasmedge)"),
     ("wasi_snapshot_preview1", "nonsense", "no engine here offers it"),
-    ("wasi_ephemeral_nn", "load", "WasmEdge may offer it as a plugin (--engine wasmedge)"),
-    ("wasi_nn", "load", "WasmEdge may offer it as a plugin (--engine wasmedge)"),
-    ("wasmedge_image", "load", "WasmEdge offers it (--engine wasmedge)"),
     ("wbg", "__wbindgen_throw", "the module was built for JavaScript (wasm-bindgen); build it for WASI"),
     ("./bindings_bg.js", "x", "no engine here offers it"),
     ("gojs", "runtime.wasmExit", "the module was built for JavaScript (GOOS=js); build it with GOOS=wasip1"),
@@ -140,6 +136,35 @@ MISSING = [
     ("a", "a", "the module was built for JavaScript (Emscripten); build it for WASI"),
     ("host", "f", "no engine here offers it"),
 ]
+
+
+FOR_WASMEDGE = [
+    ("wasi_snapshot_preview1", "sock_open", "WasmEdge offers its sockets (--engine wasmedge)"),
+    ("wasi_ephemeral_nn", "load", "WasmEdge may offer it as a plugin (--engine wasmedge)"),
+    ("wasi_nn", "load", "WasmEdge may offer it as a plugin (--engine wasmedge)"),
+    ("wasmedge_image", "load", "WasmEdge offers it (--engine wasmedge)"),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "hint"), FOR_WASMEDGE)
+def test_an_import_that_only_wasmedge_offers_is_missing_in_wasmtime(
+    cli: Cli, wat: Callable[..., Path], where: str, name: str, hint: str
+) -> None:
+    path = wat(f'(module (import "{where}" "{name}" (func)) (func (export "_start")))')
+    said = cli.refused("run", "--engine", "wasmtime", path)
+    assert said == f"{path}: missing import {where}::{name}: {hint}"
+
+
+@pytest.mark.parametrize(("where", "name", "hint"), FOR_WASMEDGE)
+def test_a_module_for_wasmedge_is_refused_where_there_is_none(
+    cli: Cli, wat: Callable[..., Path], where: str, name: str, hint: str
+) -> None:
+    path = wat(f'(module (import "{where}" "{name}" (func)) (func (export "_start")))')
+    missing = cli.folder / "none"
+    assert cli.refused("run", path, env={"WASMEDGE": str(missing)}) == (
+        f"{path}: it imports {where}::{name}, which only WasmEdge offers: "
+        f"cannot use WasmEdge at {missing}: No such file or directory"
+    )
 
 
 @pytest.mark.parametrize(("where", "name", "hint"), MISSING)
@@ -200,9 +225,10 @@ def test_a_components_import_of_something_new_is_refused(cli: Cli, tmp_path: Pat
     assert cli.refused("run", "c.wat").startswith("c.wat: its instance could not be made: component imports instance")
 
 
-def test_a_module_with_shared_memory_is_refused(cli: Cli, wat: Callable[..., Path]) -> None:
+def test_a_module_with_shared_memory_is_refused_by_wasmtime(cli: Cli, wat: Callable[..., Path]) -> None:
     path = wat('(module (memory (export "memory") 1 1 shared) (func (export "_start")))')
-    assert cli.refused("run", path) == f"{path}: it uses shared memory (threads), which is not offered here"
+    said = cli.refused("run", "--engine", "wasmtime", path)
+    assert said == f"{path}: it uses shared memory (threads), which only WasmEdge offers here"
 
 
 def test_names_in_a_module_cannot_command_a_terminal(cli: Cli, wat: Callable[..., Path]) -> None:

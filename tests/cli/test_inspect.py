@@ -25,6 +25,7 @@ def test_a_module_is_described_for_people(cli: Cli) -> None:
         == f"""\
 Module:   {example("trap")}
 Kind:     module
+Engine:   wasmtime
 Size:     895 B
 Digest:   sha256:{digest}
 Memory:   64 KiB at the start

@@ -164,11 +164,6 @@ def test_a_file_whose_name_is_no_text_runs(cli: Cli, tmp_path: Path) -> None:
 # --- the engine
 
 
-def test_the_second_engine_is_not_there_yet(cli: Cli) -> None:
-    said = cli.refused("run", "--engine", "wasmedge", example("hello"))
-    assert said == "--engine wasmedge is not built in yet; wasmtime runs everything for now"
-
-
 @pytest.mark.parametrize("engine", ["auto", "wasmtime"])
 def test_the_first_engine_can_be_named(cli: Cli, engine: str) -> None:
     assert cli("run", "--engine", engine, example("exit"), "3").code == 3

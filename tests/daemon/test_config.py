@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.config import Config, LogFormat, LogLevel, load
 from wasm_sandboxer.errors import InvalidArgument
 
@@ -73,6 +74,9 @@ def test_every_key_can_be_set(file):
         nice = 0
         default_memory = "64MiB"
         node_memory = "2g"
+        engine = "wasmtime"
+        wasmedge = "/nowhere/wasmedge"
+        wasmedge_plugins = "/nowhere/plugins"
         lenient_limits = true
         compile_memory = 1000000000
         compile_timeout = 30
@@ -94,6 +98,9 @@ def test_every_key_can_be_set(file):
         nice=0,
         default_memory=64 << 20,
         node_memory=2 << 30,
+        engine=EngineChoice.WASMTIME,
+        wasmedge=Path("/nowhere/wasmedge"),
+        wasmedge_plugins=Path("/nowhere/plugins"),
         lenient_limits=True,
         compile_memory=1_000_000_000,
         compile_timeout=30.0,

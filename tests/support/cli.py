@@ -37,10 +37,11 @@ class Ended:
 class Cli:
     """Runs the program with an environment that holds nothing of ours but where the store is."""
 
-    def __init__(self, root: Path, folder: Path, undo: ExitStack) -> None:
+    def __init__(self, root: Path, folder: Path, undo: ExitStack, variables: Mapping[str, str] | None = None) -> None:
         self.root = root
         self.folder = folder
         self._undo = undo
+        self._variables = variables or {}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,6 +50,7 @@ class Cli:
             "HOME": str(self.folder),
             "LC_ALL": "C.UTF-8",
             "WASM_SANDBOXER_ROOT": str(self.root),
+            **self._variables,
         }
 
     def start(

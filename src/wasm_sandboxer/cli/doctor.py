@@ -37,11 +37,11 @@ class Finding:
 )
 @root_option
 def doctor(as_json: bool, containerd: Path, root: Path | None) -> int:  # noqa: FBT001
-    """Say what this host offers: kernel, control groups, module store, containerd, the shim.
+    """Say what this host offers: kernel, control groups, module store, containerd, the shim, WasmEdge.
 
     Exit code 1 if something is missing that `wasm-sandboxer serve` needs.
     """  # fmt: skip
-    findings = [_kernel(), _user(), _groups(), _store(root), _socket(containerd), _shim()]
+    findings = [_kernel(), _user(), _groups(), _store(root), _socket(containerd), _shim(), _wasmedge()]
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -87,3 +87,16 @@ def _shim() -> Finding:
     found = shutil.which(_SHIM)
     seen = found or f"{_SHIM} is not on PATH: containerd would give up running containers when it restarts"
     return Finding(what="shim", well=found is not None, seen=seen)
+
+
+def _wasmedge() -> Finding:
+    """Whether there is one that can be used; few modules need it, so that none is as well."""
+    from wasm_sandboxer.engine.wasmedge.binary import Finder  # noqa: PLC0415  # start-up time of --help
+    from wasm_sandboxer.engine.wasmedge.compiling import JOBS  # noqa: PLC0415
+    from wasm_sandboxer.forking.job import LocalRunner  # noqa: PLC0415
+
+    try:
+        binary = Finder(LocalRunner(JOBS)).find()
+    except WasmSandboxerError as error:
+        return Finding(what="WasmEdge", well=True, seen=str(error))
+    return Finding(what="WasmEdge", well=True, seen=f"{binary.version} at {binary.path}")

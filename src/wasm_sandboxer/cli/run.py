@@ -70,7 +70,7 @@ _GRACE = 0.03  # seconds a stopped guest has to end by itself before the process
     help="A folder or file of WasmEdge plugins, machine code that is loaded for it.",
 )
 @click.option(
-    "--model",
+    "--nn-preload",
     "models",
     multiple=True,
     metavar="NAME:ENCODING:TARGET:FILE",

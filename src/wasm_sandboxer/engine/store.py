@@ -198,13 +198,17 @@ class ModuleStore:
     def prune(self, *, unused_for: float = 0) -> list[Entry]:
         """Remove what nobody uses, was not used for so many seconds, or was compiled by another version."""
         now = time.time()
-        old = [entry for entry in self.entries() if entry.key != self._key or now - entry.last_used >= unused_for]
+        old = [entry for entry in self.entries() if self._is_old(entry.key) or now - entry.last_used >= unused_for]
         removed = [entry for entry in old if self._remove_unused(entry)]
         for folder in self._modules.iterdir():
             if folder.name != self._key:
                 with suppress(OSError):  # not empty: something in it is in use
                     folder.rmdir()
         return removed
+
+    def _is_old(self, key: str) -> bool:
+        """Whether a key is of the same engine as ours and yet another: a key begins with its engine's name."""
+        return key != self._key and key.partition("-")[0] == self._key.partition("-")[0]
 
     def _temporary(self, digest: str) -> Path:
         return self._folder / f"{digest}.{os.getpid()}.tmp"

@@ -36,6 +36,7 @@ _LINKED = "A function name is required"
 _PREFIX = re.compile(r"^(?:\x1b\[[0-9;]*m|\[[^\]]*\] ?)+", re.MULTILINE)
 _CODE = re.compile(r", Code: 0x[0-9a-f]+")
 _UNKNOWN = re.compile(r'When linking module: "(.*)" , (?:function|table|memory|global|tag) name: "(.*)"')
+_OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|Cannot allocate memory|buffer allocation failed", re.IGNORECASE)
 _NOT_COMPILED = re.compile(r"requires enabling (Exception Handling|Typed Function References) proposal")
 
 
@@ -48,9 +49,12 @@ class Prepared:
     seconds: float
 
 
-def prepare_request(binary: Path, folder: str) -> bytes:
-    """The argument of the job `PREPARE`, whose descriptors are the source and the target; `folder` is scratch."""
-    return json.dumps({"binary": str(binary), "folder": folder}).encode()
+def prepare_request(binary: Path, folder: str, memory: int) -> bytes:
+    """The argument of the job `PREPARE`, whose descriptors are the source and the target.
+
+    `folder` is scratch, `memory` what the compiler may have in bytes.
+    """
+    return json.dumps({"binary": str(binary), "folder": folder, "memory": min(memory, tool.DATA)}).encode()
 
 
 def read_prepared(answer: bytes) -> Prepared:
@@ -87,12 +91,13 @@ def _prepare(argument: bytes, fds: tuple[int, ...]) -> bytes:
     given = json.loads(argument)
     source, target = fds
     begun = time.perf_counter()
+    tool.bound(given["memory"])
     try:
         module = rewriting.cleaned(_module(_read(source)))
         spaces = wasm.spaces(module)
         if any(memory.is_64 for memory in spaces.memories):
             return _refusal("it has a 64-bit memory, which WasmEdge does not know")
-        ready = _compile(Path(given["binary"]), module, Path(given["folder"]))
+        ready = _compile(given["binary"], module, Path(given["folder"]), given["memory"])
         if ready is None:
             _check(_try(given["binary"], module, {}), linked=False)
         # The module is valid, or this could not be read.
@@ -107,16 +112,16 @@ def _prepare(argument: bytes, fds: tuple[int, ...]) -> bytes:
     return json.dumps(asdict(prepared)).encode()
 
 
-def _compile(binary: Path, module: bytes, folder: Path) -> bytes | None:
+def _compile(binary: str, module: bytes, folder: Path, memory: int) -> bytes | None:
     """The module with machine code in it, or None if WasmEdge compiles none such."""
     source, target = folder / "module.wasm", folder / "compiled.wasm"
     source.write_bytes(module)
-    done = tool.run_here([str(binary), *COMPILE, str(source), str(target)])
+    done = tool.run_here([binary, *COMPILE, str(source), str(target)], data=memory)
     if done.code == 0:
         return target.read_bytes()
     if _NOT_COMPILED.search(done.output):
         return None
-    if "bad_alloc" in done.output or "out of memory" in done.output.lower():
+    if _OUT_OF_MEMORY.search(done.output):
         raise MemoryError
     raise ModuleError(explain(done.output) or f"WasmEdge's compiler ended with {done.code}")
 

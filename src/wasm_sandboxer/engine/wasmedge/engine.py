@@ -104,9 +104,10 @@ class WasmEdgeEngine:
             store.new_file(digest) as target,
             tempfile.TemporaryDirectory(prefix="wasm-sandboxer-") as scratch,
         ):
-            request = compiling.prepare_request(binary.path, scratch)
+            request = compiling.prepare_request(binary.path, scratch, self._bounds.memory)
+            bounds = Bounds(memory=tool.ADDRESSES, seconds=self._bounds.seconds)
             try:
-                answer = self._runner.run(compiling.PREPARE, request, (file, target), self._bounds.of_job, waiting)
+                answer = self._runner.run(compiling.PREPARE, request, (file, target), bounds, waiting)
             except JobFailed as failure:
                 raise self._bounds.explain(failure) from None
             prepared = compiling.read_prepared(answer)

@@ -14,7 +14,7 @@ from wasm_sandboxer.engine.wasmedge.binary import Binary
 from wasm_sandboxer.engine.wasmedge.compiling import PROPOSALS, environment
 from wasm_sandboxer.engine.wasmedge.files import Files
 from wasm_sandboxer.engine.wasmedge.names import Names
-from wasm_sandboxer.errors import InvalidArgument, ModuleError
+from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported
 from wasm_sandboxer.guest import TRAP_EXIT_CODE, Exit, Guest, Preopen, Reason
 from wasm_sandboxer.units import format_size
 
@@ -76,7 +76,7 @@ class WasmEdgeProgram:
 
     def control(self, *_: object, **__: object) -> NoReturn:
         """Not for a program of this kind; see ExternalProgram."""
-        raise AssertionError("WasmEdge runs its guests in processes of their own")
+        raise Unsupported("what WasmEdge runs needs a process of its own, and cannot be on a thread")
 
     run = carry = control
 
@@ -122,9 +122,7 @@ def _check_path(preopen: Preopen) -> None:
     for path in (preopen.guest, str(preopen.host.absolute())):
         _text("path", path)
         if ":" in path:
-            raise InvalidArgument(
-                f"the folder {path!r} cannot be given to WasmEdge, which takes a colon for a separator"
-            )
+            raise InvalidArgument(f"WasmEdge cannot be given the folder {path!r}: it takes a colon for a separator")
 
 
 def _text(what: str, text: str) -> str:

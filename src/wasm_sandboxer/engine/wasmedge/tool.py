@@ -14,7 +14,7 @@ from wasm_sandboxer.linux import syscall
 JOB = "wasmedge"
 ADDRESSES = 1 << 42  # bytes; WasmEdge reserves 12 GiB for each memory of a module
 _MOST_OUTPUT = 64 << 10
-_DATA = 6 << 30  # bytes of memory of its own: what a module of the most memory starts with, and some
+DATA = 6 << 30  # bytes of memory of its own: what a module of the most memory starts with, and some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,12 @@ def run(
     return Done(**json.loads(runner.run(JOB, json.dumps({"argv": argv}).encode(), (), bounds, waiting)))
 
 
-def run_here(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Done:
-    """Run the command as a child of this process, itself a job's, whose bounds it inherits; it has no input."""
-    resource.setrlimit(resource.RLIMIT_DATA, (_DATA, _DATA))
+def run_here(argv: Sequence[str], env: Mapping[str, str] | None = None, data: int = DATA) -> Done:
+    """Run the command as a child of this process, itself a job's, whose bounds it inherits; it has no input.
+
+    `data` are the bytes of memory that it may have for itself.
+    """
+    bound(data)
     with subprocess.Popen(
         argv,
         env=dict(env or {}),
@@ -55,6 +58,12 @@ def run_here(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Done:
             pass
         code = process.wait()
     return Done(code=code, output=output.decode(errors="replace"))
+
+
+def bound(data: int) -> None:
+    """Let this process, and what it starts, have so many bytes of memory for itself (RLIMIT_DATA, getrlimit(2))."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (data if most == resource.RLIM_INFINITY else min(data, most), most))
 
 
 def lend(fd: int) -> str:
