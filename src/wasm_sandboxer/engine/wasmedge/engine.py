@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wasm_sandboxer.engine.programs import Programs
-from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.engine.protocol import Kind, LoadObserver, Source
 from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, processor_features, read_source
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmedge import compiling, tool
@@ -37,6 +37,7 @@ class WasmEdgeEngine:
         binary: Path | None = None,
         bounds: CompileBounds | None = None,
         capacity: int,
+        observe: LoadObserver | None = None,
     ) -> None:
         """`root` and `capacity` are the module store's, `binary` a WasmEdge that goes before any other."""
         self._root = root
@@ -44,6 +45,7 @@ class WasmEdgeEngine:
         self._bounds = bounds or CompileBounds()
         self._capacity = capacity
         self._finder = Finder(runner, binary)
+        self._observe: LoadObserver = observe or (lambda source, seconds: None)  # noqa: ARG005  # nobody counts
         self._lock = threading.Lock()
         self._stores: dict[str, ModuleStore] = {}
         self._programs: Programs[WasmEdgeProgram] = Programs()
@@ -55,15 +57,24 @@ class WasmEdgeEngine:
     def load(self, path: Path, *, name: str | None = None, waiting: Waiting = None) -> WasmEdgeProgram:
         """See Engine; raises Unavailable where there is no WasmEdge."""
         name = name or str(path)
+        made = False
+
+        def make() -> WasmEdgeProgram:
+            nonlocal made
+            made = True
+            return self._make(binary, digest, source, name.rpartition("/")[2], waiting)
+
         try:
             binary = self.binary()
             source = read_source(path, name)
             digest = hashlib.sha256(source).hexdigest()
-            short = name.rpartition("/")[2]
-            key = f"{digest} {binary.path} {binary.version}"
-            return self._programs.get(key, lambda: self._make(binary, digest, source, short, waiting))
+            program = self._programs.get(f"{digest} {binary.path} {binary.version}", make)
         except (ModuleError, ResourceExhausted) as error:
+            self._observe(Source.FAILED, 0.0)
             raise type(error)(f"{name}: {error}") from None
+        if not made:
+            self._observe(Source.MEMORY, 0.0)
+        return program
 
     def compile(self, path: Path, *, waiting: Waiting = None) -> Stored:
         """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
@@ -82,6 +93,7 @@ class WasmEdgeEngine:
 
     def _make(self, binary: Binary, digest: str, source: bytes, name: str, waiting: Waiting) -> WasmEdgeProgram:
         held = self._held(binary, digest, source, name, waiting)
+        self._observe(Source.COMPILED if held.new else Source.STORE, held.facts.compile_seconds)
         files = Files(held)
         link = functools.partial(self._link, binary, files)
         program = WasmEdgeProgram(binary, digest, held.facts, files, self._names, link)
