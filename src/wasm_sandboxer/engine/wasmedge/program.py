@@ -78,7 +78,7 @@ class WasmEdgeProgram:
         """Not for a program of this kind; see ExternalProgram."""
         raise Unsupported("what WasmEdge runs needs a process of its own, and cannot be on a thread")
 
-    run = carry = control
+    run = control
 
     def command(self, guest: Guest) -> Command:
         """See ExternalProgram."""
