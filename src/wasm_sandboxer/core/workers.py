@@ -8,7 +8,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from wasm_sandboxer.linux import namespace
+from wasm_sandboxer.linux import namespace, syscall
 
 _T = TypeVar("_T")
 _CLONE_FS = 0x00000200  # linux/sched.h: root, working directory and umask
@@ -46,6 +46,7 @@ class Workers:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
+        syscall.set_thread_name(threading.current_thread().name)
         namespace.unshare(_CLONE_FS)
         while (job := self._jobs.get()) is not None:
             loop, future, function, arguments = job
