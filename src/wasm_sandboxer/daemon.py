@@ -39,13 +39,14 @@ from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
 from wasm_sandboxer.linux.cgroup.host import detect
 from wasm_sandboxer.rpc.admin import Admin
-from wasm_sandboxer.rpc.call import Context, log_call
+from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller
 from wasm_sandboxer.rpc.errors import translate
-from wasm_sandboxer.rpc.grpc_server import Observe, make_server
+from wasm_sandboxer.rpc.grpc import GrpcServer
 from wasm_sandboxer.rpc.publisher import Publisher
 from wasm_sandboxer.rpc.scrape import ScrapeServer
 from wasm_sandboxer.rpc.task import Task
+from wasm_sandboxer.rpc.transport.call import Call, Observe
 from wasm_sandboxer.rpc.transport.status import RpcError
 from wasm_sandboxer.rpc.ttrpc import Method, TtrpcServer
 from wasm_sandboxer.units import parse_address
@@ -143,7 +144,7 @@ def _observe(exporter: "Exporter | None") -> Observe:
     if exporter is None:
         return log_call
 
-    def observe(call: Context, error: RpcError | None, seconds: float) -> None:
+    def observe(call: Call, error: RpcError | None, seconds: float) -> None:
         log_call(call, error, seconds)
         exporter.answered(call, error, seconds)
 
@@ -162,22 +163,21 @@ async def _serve_metrics(
 async def _sockets(config: Config, sandboxer: Sandboxer, observe: Observe) -> AsyncIterator[None]:
     """Both sockets, bound and served; on the way out calls get a short while to end."""
     controller = Controller(sandboxer, f"ttrpc+unix://{config.task_listen}")
-    task = Task(sandboxer)
-    methods = {name: Method(rpc.request, rpc.response, getattr(task, name)) for name, rpc in SERVICES[TASK].items()}
-    admin = Admin(sandboxer)
-    ours = {name: Method(rpc.request, rpc.response, getattr(admin, name)) for name, rpc in SERVICES[ADMIN].items()}
-    ttrpc = TtrpcServer({TASK: methods, ADMIN: ours}, observe=observe, translate=translate)
-    grpc = make_server({CONTROLLER: controller, TASK: task}, observe)
+    task = _methods(TASK, Task(sandboxer))
+    admin = _methods(ADMIN, Admin(sandboxer))
+    ttrpc = TtrpcServer({TASK: task, ADMIN: admin}, observe=observe, translate=translate)
+    sandboxes = _methods(CONTROLLER, controller, controller.FROM_ANY_THREAD)
+    grpc = GrpcServer({CONTROLLER: sandboxes, TASK: task}, observe=observe, translate=translate)
     await ttrpc.start(_bind(config.task_listen))
     _clear(config.listen)
     mask = os.umask(0o177)
     try:
-        grpc.add_insecure_port(f"unix:{config.listen}")
-    except RuntimeError as error:
-        raise Unavailable(f"cannot listen on {config.listen}: {error}") from None
+        grpc.bind(config.listen)
+    except OSError:
+        raise Unavailable(f"cannot listen on {config.listen}") from None
     finally:
         os.umask(mask)
-    await grpc.start()
+    grpc.start()
     try:
         yield
     finally:
@@ -185,6 +185,14 @@ async def _sockets(config: Config, sandboxer: Sandboxer, observe: Observe) -> As
         await asyncio.gather(ttrpc.stop(grace), grpc.stop(grace))
         for path in (config.listen, config.task_listen):
             path.unlink(missing_ok=True)
+
+
+def _methods(service: str, handlers: Any, any_thread: frozenset[str] = frozenset()) -> dict[str, Method]:
+    """A service's methods, by its handlers of the same names."""
+    return {
+        name: Method(rpc.request, rpc.response, getattr(handlers, name), any_thread=name in any_thread)
+        for name, rpc in SERVICES[service].items()
+    }
 
 
 def _only_daemon(config: Config) -> ExitStack:

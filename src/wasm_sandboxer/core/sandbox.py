@@ -46,6 +46,15 @@ class SandboxRecord:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxView:
+    """How a sandbox was at a moment; any thread may read it."""
+
+    record: SandboxRecord
+    ready: bool
+    containers: tuple[str, ...]
+
+
 class Sandbox:
     """A pod: READY from start to stop."""
 
@@ -61,6 +70,8 @@ class Sandbox:
         self.stopping = bool(record.exited_at)  # nothing may be created in it any more
         if self.stopping:
             self.stopped.set_result(None)
+        self.view: SandboxView
+        self.show()
 
     @property
     def id(self) -> str:
@@ -71,6 +82,10 @@ class Sandbox:
     def ready(self) -> bool:
         """Whether containers may run in it."""
         return self.record.started and not self.stopped.done()
+
+    def show(self) -> None:
+        """Let other threads see how it is now; after each change."""
+        self.view = SandboxView(self.record, self.ready, tuple(self.tasks))
 
     async def end_tasks(self) -> None:
         """Kill every container and wait until all have ended."""

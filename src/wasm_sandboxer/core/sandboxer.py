@@ -22,7 +22,7 @@ from wasm_sandboxer.core.events import Event, Topic
 from wasm_sandboxer.core.groups import limits_of
 from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
-from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
+from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord, SandboxView
 from wasm_sandboxer.core.task import Request, Surroundings, Task, TaskProcess, Tools, dead_task, prepare
 from wasm_sandboxer.core.usage import charged_usage
 from wasm_sandboxer.engine.pool import MemoryPool
@@ -99,11 +99,15 @@ class Sandboxer:
         self._sandboxes.pop((namespace, ident), None)
 
     def sandbox(self, namespace: str, ident: str) -> Sandbox:
-        """The sandbox; raises NotFound."""
+        """The sandbox; raises NotFound. The look-up is for any thread, its answer for the loop's."""
         try:
             return self._sandboxes[namespace, ident]
         except KeyError:
             raise NotFound(f"no sandbox {ident}") from None
+
+    def view(self, namespace: str, ident: str) -> SandboxView:
+        """How the sandbox is, for any thread; raises NotFound."""
+        return self.sandbox(namespace, ident).view
 
     def sandboxes(self) -> list[Sandbox]:
         """All of them."""
@@ -126,6 +130,7 @@ class Sandboxer:
         sandbox = self._sandboxes.get((request.namespace, task.sandbox))
         if sandbox is not None:
             sandbox.tasks[task.id] = task
+            sandbox.show()
         self._tools.publish(
             Event(
                 topic=Topic.CREATE,
@@ -157,6 +162,7 @@ class Sandboxer:
         if sandbox is not None and sandbox.tasks.pop(ident, None) is not None:
             sandbox.past_oom_count += task.oom_count
             sandbox.past_cpu += used.cpu
+            sandbox.show()
         return process
 
     def task(self, namespace: str, ident: str) -> Task:
@@ -287,6 +293,7 @@ class Sandboxer:
         sandbox = self._sandboxes.get((namespace, task.sandbox))
         if sandbox is not None:
             sandbox.tasks[ident] = task
+            sandbox.show()
         details = {"id": ident, "pid": task.init.pid, "exit_status": 255, "exited_at": task.init.exited_at}
         self._tools.publish(Event(topic=Topic.EXIT, namespace=namespace, container=ident, details=details))
 
@@ -322,4 +329,5 @@ class Sandboxer:
 
     def _keep(self, sandbox: Sandbox, **changes: Any) -> None:
         record = sandbox.record = dataclasses.replace(sandbox.record, **changes)
+        sandbox.show()
         self._records.put("sandboxes", record.namespace, record.id, record.as_json())

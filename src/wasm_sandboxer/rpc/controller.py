@@ -7,7 +7,7 @@ from typing import Any
 
 from wasm_sandboxer.api import sandbox_pb2 as pb
 from wasm_sandboxer.api import types_pb2
-from wasm_sandboxer.core.sandbox import Sandbox
+from wasm_sandboxer.core.sandbox import Sandbox, SandboxView
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.usage import sandbox_usage
 from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
@@ -20,6 +20,9 @@ READY, NOT_READY = "SANDBOX_READY", "SANDBOX_NOTREADY"
 
 class Controller:
     """The handlers, by the names of the RPCs."""
+
+    FROM_ANY_THREAD = frozenset({"Platform", "Status"})
+    """Those that only read; containerd calls them ten times for a pod."""
 
     def __init__(self, sandboxer: Sandboxer, task_address: str) -> None:
         self._sandboxer = sandboxer
@@ -44,16 +47,16 @@ class Controller:
 
     def Platform(self, request: pb.ControllerPlatformRequest, context: Context) -> pb.ControllerPlatformResponse:
         """Which images fit."""
-        self._sandbox(request, context)
+        self._view(request, context)
         return pb.ControllerPlatformResponse(platform=platform_message())
 
     def Status(self, request: pb.ControllerStatusRequest, context: Context) -> pb.ControllerStatusResponse:
         """How the sandbox is; never waits."""
-        sandbox = self._sandbox(request, context)
-        record = sandbox.record
+        view = self._view(request, context)
+        record = view.record
         response = pb.ControllerStatusResponse(
-            sandbox_id=sandbox.id,
-            state=READY if sandbox.ready else NOT_READY,
+            sandbox_id=record.id,
+            state=READY if view.ready else NOT_READY,
             created_at=timestamp(record.created_at),
             exited_at=timestamp(record.exited_at),
             address=self._task_address,
@@ -62,7 +65,7 @@ class Controller:
         if request.verbose:
             response.info.update(
                 daemon_pid=str(os.getpid()),
-                containers=",".join(sorted(sandbox.tasks)),
+                containers=",".join(sorted(view.containers)),
                 netns=record.netns_path,
                 handler=record.handler,
             )
@@ -104,3 +107,6 @@ class Controller:
 
     def _sandbox(self, request: Any, context: Context) -> Sandbox:
         return self._sandboxer.sandbox(namespace_of(context), request.sandbox_id)
+
+    def _view(self, request: Any, context: Context) -> SandboxView:
+        return self._sandboxer.view(namespace_of(context), request.sandbox_id)

@@ -52,6 +52,8 @@ class Method:
     request: type[Message]
     response: type[Message]
     handler: Handler
+    any_thread: bool = False
+    """The handler is a plain function that only reads what any thread may read."""
 
 
 Services: TypeAlias = Mapping[str, Mapping[str, Method]]
