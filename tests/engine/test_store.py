@@ -550,7 +550,8 @@ def mappings(pid: int, suffix: str) -> list[dict[str, str]]:
 
 def any_shared(pid: int, digest: str) -> bool:
     """Whether another process has mapped a page of the compiled module that this one has."""
-    return any(int(part["Shared_Clean"].split()[0]) for part in mappings(pid, f"{digest}.cwasm"))
+    found = mappings(pid, f"{digest}.cwasm")
+    return any(int(part[f"Shared_{how}"].split()[0]) for how in ("Clean", "Dirty") for part in found)
 
 
 def test_processes_share_the_pages_of_a_compiled_module(cli: Cli) -> None:

@@ -1,23 +1,36 @@
-"""What a module's memory holds at the start, taken out of the module so that all its guests can share it.
+"""What a module's memory holds at the start, arranged so that guests can share it and the engine does little for it.
 
-An engine copies data segments into each new memory, which costs every guest the copying and its own pages. Here
-the segments become one image, a range of bytes that is mapped into each memory copy-on-write, and the module that
-is compiled has empty ones in their place. That is done where it cannot be told apart from the original: one memory
-of the module's own, segments at constant places inside of what it has at the start.
+An engine with foreign memories copies data segments into each of them, by code that it compiles for every single
+one: that costs each guest the copying and pages of its own, and with the thousands of segments that Go's linker makes
+it takes a minute to compile. It must also be kept from mapping segments into memories by itself: that it can do with
+memories of its own only, and ends the process otherwise. So a module's segments are painted into one another, and
 
-Source: WebAssembly core specification, binary format: data section; memory.init and data.drop find a segment that was
-active used up in either case.
+- much data in a core module's only memory becomes an image: a range of bytes outside the module, which is mapped
+  into each memory and shared until a guest writes;
+- other data becomes a few segments, whose places are not plain constants, so that the engine copies them.
+
+Segments that are used up by this stay in their places, without bytes: memory.init and data.drop find them just as
+they find one that was active. A module one of whose segments depends on what is known only at run time, or does not
+fit, is left as it is; the engine copies those one by one.
+
+Source: WebAssembly core specification, binary format: data section, constant expressions; component-model Binary.md.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wasm_sandboxer.engine.wasm import PAGE, Reader, Spaces
+from wasm_sandboxer.engine.protocol import Kind
+from wasm_sandboxer.engine.wasm import PAGE, Memory, Reader, kind_of, spaces
+from wasm_sandboxer.errors import ModuleError
 
 _DATA_SECTION = 11
-_LEAST = 32 << 10  # bytes of data below which copying them is no worse than mapping them
+_CORE_MODULE_SECTION, _COMPONENT_SECTION = 1, 4  # inside a component
 _ALIGNMENT = 64 << 10  # the largest page that Linux has on a machine of ours
-_EMPTY = b"\x00\x41\x00\x0b\x00"  # an active segment at i32.const 0, without bytes
+_LEAST = 32 << 10  # bytes of data below which copying them is no worse than mapping them
+_GAP = 1 << 10  # bytes between two segments that are painted into one range
 _ACTIVE, _PASSIVE, _ACTIVE_IN = 0, 1, 2
+_USED_UP = bytes([_PASSIVE, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +43,24 @@ class Image:
     memory: int
 
 
-def split(module: bytes, spaces: Spaces) -> tuple[bytes, bytes, int]:
-    """A core module without its data, the data as one range of whole pages, and where that begins in memory.
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A binary to compile, and what its memory shall hold at the start besides, as whole pages from an address."""
 
-    The module as it is and no data, where this cannot be done or is not worth it.
-    """
+    binary: bytes
+    data: bytes = b""
+    address: int = 0
+    memory: int = 0
+
+
+def arrange(binary: bytes) -> Arranged:
+    """The binary as it is to be compiled. Raises ModuleError for data that cannot be read."""
     try:
-        place = _section(module, _DATA_SECTION)
-        segments = _segments(Reader(module[place.body : place.end])) if place is not None else None
-    except IndexError:  # it is cut short, which the engine will say in its own words
-        return module, b"", 0
-    if place is None or segments is None or not _is_worth_it(segments, spaces):
-        return module, b"", 0
-    begin, end = _pages(segments)
-    data = bytearray(end - begin)
-    for segment in segments:
-        if segment.address is not None:
-            data[segment.begin - begin : segment.end - begin] = segment.data
-    body = _leb(len(segments)) + b"".join(segment.without_data() for segment in segments)
-    stripped = module[: place.begin] + bytes([_DATA_SECTION]) + _leb(len(body)) + body + module[place.end :]
-    return stripped, bytes(data), begin
+        if kind_of(binary) is Kind.COMPONENT:
+            return Arranged(binary=_component(binary))
+        return _module(binary, with_image=True)
+    except (IndexError, KeyError):
+        raise ModuleError("its data section is cut short or damaged") from None
 
 
 def padding(size: int) -> int:
@@ -58,83 +69,190 @@ def padding(size: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Place:
-    begin: int  # of the section's number
-    body: int
-    end: int
-
-
-@dataclass(frozen=True)
 class _Segment:
-    address: int | None  # None for a passive one
-    data: bytes
+    """A segment as it stands; `memory` and `address` are None for one that is passive."""
 
-    @property
-    def begin(self) -> int:
-        return self.address or 0
+    source: bytes
+    data: bytes
+    memory: int | None = None
+    address: int | None = None  # None too for a place that is no constant
+
+
+@dataclass
+class _Range:
+    memory: int
+    begin: int
+    data: bytearray
 
     @property
     def end(self) -> int:
         return self.begin + len(self.data)
 
-    def without_data(self) -> bytes:
-        """The segment as it stands in the stripped module."""
-        if self.address is not None:
-            return _EMPTY
-        return bytes([_PASSIVE]) + _leb(len(self.data)) + self.data
+
+def _component(binary: bytes) -> bytes:
+    """A component, the core modules in it arranged without images: their memories cannot be told apart."""
+    out = bytearray(binary[:8])
+    for number, whole, body in _sections(binary):
+        if number == _CORE_MODULE_SECTION:
+            body = _module(body, with_image=False).binary  # noqa: PLW2901
+        elif number == _COMPONENT_SECTION:
+            body = _component(body)  # noqa: PLW2901
+        else:
+            out += whole
+            continue
+        out += bytes([number]) + _leb(len(body)) + body
+    return bytes(out)
 
 
-def _section(module: bytes, wanted: int) -> _Place | None:
-    """Where a section is; None if there is none, or more than one, which no valid module has."""
-    reader = Reader(module, 8)
-    found: list[_Place] = []
+def _module(binary: bytes, *, with_image: bool) -> Arranged:
+    memories = spaces(binary).memories
+    out = bytearray(binary[:8])
+    arranged = Arranged(binary=binary)
+    for number, whole, body in _sections(binary):
+        if number != _DATA_SECTION:
+            out += whole
+            continue
+        segments = list(_segments(Reader(body)))
+        if not all(_is_known(segment, memories) for segment in segments):
+            return arranged
+        ranges = _painted(segments)
+        if with_image and _is_worth_an_image(ranges, memories):
+            arranged = _image(ranges, memories[0])
+            ranges = []
+        body = _leb(len(segments)) + _replaced(segments, ranges, memories)  # noqa: PLW2901
+        out += bytes([number]) + _leb(len(body)) + body
+    return Arranged(binary=bytes(out), data=arranged.data, address=arranged.address, memory=arranged.memory)
+
+
+def _sections(binary: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Each section's number, all of it as it stands, and its content."""
+    reader = Reader(binary, 8)
     while not reader.at_end():
         begin = reader.position
         number = reader.byte()
-        size = reader.number()
-        body = reader.position
-        reader.take(size)
-        if number == wanted:
-            found.append(_Place(begin, body, body + size))
-    return found[0] if len(found) == 1 else None
+        body = reader.take(reader.number())
+        yield number, binary[begin : reader.position], body
 
 
-def _segments(reader: Reader) -> list[_Segment] | None:
-    """All segments; None if one's place is not a constant of 32 bits in the first memory."""
-    segments = []
+def _segments(reader: Reader) -> Iterator[_Segment]:
     for _ in range(reader.number()):
+        begin = reader.position
         flag = reader.number()
         if flag == _PASSIVE:
-            segments.append(_Segment(None, reader.take(reader.number())))
+            data = reader.take(reader.number())
+            yield _Segment(reader.since(begin), data)
             continue
-        if flag not in (_ACTIVE, _ACTIVE_IN) or (flag == _ACTIVE_IN and reader.number() != 0):
-            return None
-        if reader.byte() != 0x41:
-            return None
-        address = reader.signed() & 0xFFFFFFFF
-        if reader.byte() != 0x0B:
-            return None
-        segments.append(_Segment(address, reader.take(reader.number())))
-    return segments
+        memory = reader.number() if flag == _ACTIVE_IN else 0
+        address = _constant(reader)
+        data = reader.take(reader.number())
+        yield _Segment(reader.since(begin), data, memory, address)
 
 
-def _is_worth_it(segments: list[_Segment], spaces: Spaces) -> bool:
-    """Whether there is one memory, all data lies inside of it, and there is enough of that without large holes."""
-    active = [segment for segment in segments if segment.address is not None]
-    total = sum(len(segment.data) for segment in active)
-    if len(spaces.memories) != 1 or total < _LEAST:
+def _constant(reader: Reader) -> int | None:
+    """The number that a constant expression is; None for one that is more than a number."""
+    begin = reader.position
+    wide = {0x41: 32, 0x42: 64}.get(reader.byte())
+    if wide is not None:
+        number = reader.signed() & ((1 << wide) - 1)
+        if reader.byte() == 0x0B:
+            return number
+    reader.go_back(begin)
+    reader.skip_expression()
+    return None
+
+
+def _is_known(segment: _Segment, memories: tuple[Memory, ...]) -> bool:
+    """Whether a segment, if active, has its place inside of what a memory of the module's has at the start."""
+    if segment.memory is None:
+        return True
+    if segment.memory >= len(memories):
+        return False  # for the engine to refuse
+    memory = memories[segment.memory]
+    inside = segment.address is not None and segment.address + len(segment.data) <= memory.minimum * PAGE
+    return inside and not memory.imported
+
+
+def _painted(segments: list[_Segment]) -> list[_Range]:
+    """Ranges that hold what the active segments leave in memory, in order of memory and address."""
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for segment in segments:
+        if segment.memory is not None and segment.address is not None and segment.data:
+            places[segment.memory].append((segment.address, segment.address + len(segment.data)))
+    ranges = []
+    for memory, found in sorted(places.items()):
+        begin, end = -1, -1
+        for start, stop in sorted(found):
+            if begin >= 0 and start <= end + _GAP:
+                end = max(end, stop)
+                continue
+            if begin >= 0:
+                ranges.append(_Range(memory, begin, bytearray(end - begin)))
+            begin, end = start, stop
+        ranges.append(_Range(memory, begin, bytearray(end - begin)))
+    _paint(segments, ranges)
+    return ranges
+
+
+def _paint(segments: list[_Segment], ranges: list[_Range]) -> None:
+    """Write every active segment into the range that holds its place, in their order."""
+    by_memory: dict[int, list[_Range]] = defaultdict(list)
+    for each in ranges:
+        by_memory[each.memory].append(each)
+    for segment in segments:
+        if segment.memory is None or segment.address is None or not segment.data:
+            continue
+        there = _holding(by_memory[segment.memory], segment.address)
+        at = segment.address - there.begin
+        there.data[at : at + len(segment.data)] = segment.data
+
+
+def _holding(ranges: list[_Range], address: int) -> _Range:
+    low, high = 0, len(ranges) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if ranges[middle].begin <= address:
+            low = middle
+        else:
+            high = middle - 1
+    return ranges[low]
+
+
+def _is_worth_an_image(ranges: list[_Range], memories: tuple[Memory, ...]) -> bool:
+    """Whether the module's only memory has enough data, without large holes in between."""
+    total = sum(len(each.data) for each in ranges)
+    if len(memories) != 1 or memories[0].is_64 or memories[0].shared or total < _LEAST:
         return False
-    (memory,) = spaces.memories
-    begin, end = _pages(segments)
-    inside = end <= memory.minimum * PAGE  # what does not fit is for the engine to refuse
-    return inside and end - begin <= 4 * total + _ALIGNMENT and not (memory.imported or memory.shared or memory.is_64)
+    return ranges[-1].end - ranges[0].begin <= 4 * total
 
 
-def _pages(segments: list[_Segment]) -> tuple[int, int]:
-    """Where the pages begin and end that active segments are in."""
-    active = [segment for segment in segments if segment.address is not None]
-    begin = min(segment.begin for segment in active) // _ALIGNMENT * _ALIGNMENT
-    return begin, -(-max(segment.end for segment in active) // _ALIGNMENT) * _ALIGNMENT
+def _image(ranges: list[_Range], memory: Memory) -> Arranged:
+    begin = ranges[0].begin // _ALIGNMENT * _ALIGNMENT
+    end = -(-ranges[-1].end // _ALIGNMENT) * _ALIGNMENT
+    data = bytearray(end - begin)
+    for each in ranges:
+        data[each.begin - begin : each.end - begin] = each.data
+    return Arranged(binary=b"", data=bytes(data), address=begin, memory=memory.minimum * PAGE)
+
+
+def _replaced(segments: list[_Segment], ranges: list[_Range], memories: tuple[Memory, ...]) -> bytes:
+    """As many segments as there were: passive ones as they are, the first active ones with the ranges."""
+    rest = iter(ranges)
+    out = bytearray()
+    for segment in segments:
+        if segment.memory is None:
+            out += segment.source
+        elif (each := next(rest, None)) is not None:
+            out += _segment(each, is_64=memories[each.memory].is_64)
+        else:
+            out += _USED_UP
+    return bytes(out)
+
+
+def _segment(each: _Range, *, is_64: bool) -> bytes:
+    """A segment at the sum of its address and zero, which the engine does not take for a constant."""
+    constant, add = (0x42, 0x7C) if is_64 else (0x41, 0x6A)
+    place = bytes([constant]) + _signed_leb(each.begin, 64 if is_64 else 32) + bytes([constant, 0, add, 0x0B])
+    return bytes([_ACTIVE_IN]) + _leb(each.memory) + place + _leb(len(each.data)) + bytes(each.data)
 
 
 def _leb(number: int) -> bytes:
@@ -143,3 +261,14 @@ def _leb(number: int) -> bytes:
         out.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes(out) + bytes([number])
+
+
+def _signed_leb(number: int, width: int) -> bytes:
+    """An address as the signed constant that stands for it."""
+    if number >> (width - 1):
+        number -= 1 << width
+    out = bytearray()
+    while not -0x40 <= number < 0x40:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number & 0x7F])

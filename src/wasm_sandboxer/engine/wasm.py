@@ -196,6 +196,14 @@ class Reader:
         """How far it has read."""
         return self._position
 
+    def since(self, position: int) -> bytes:
+        """What it has read since it was there."""
+        return self._data[position : self._position]
+
+    def go_back(self, position: int) -> None:
+        """Read again from there."""
+        self._position = position
+
     def at_end(self) -> bool:
         """Whether everything is read."""
         return self._position >= len(self._data)

@@ -10,7 +10,7 @@ from typing import Any
 import wasmtime
 
 from wasm_sandboxer.engine import image, wasm
-from wasm_sandboxer.engine.image import Image
+from wasm_sandboxer.engine.image import Arranged, Image
 from wasm_sandboxer.engine.interface import Interface, interface_of
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Spaces
@@ -48,8 +48,8 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         if any(memory.shared for memory in spaces.memories):
             return _refusal("it uses shared memory (threads), which only WasmEdge offers here", unknown=True)
         engine = wasmtime.Engine(configuration())
-        stripped, data, address = image.split(binary, spaces) if kind is Kind.MODULE else (binary, b"", 0)
-        code = _load(engine, kind, stripped).serialize()
+        arranged = _arrange(engine, kind, binary)
+        code = _load(engine, kind, arranged.binary).serialize()
         interface = interface_of(binary) if kind is Kind.MODULE else None
     except wasmtime.WasmtimeError as error:
         report = one_line(str(error))
@@ -61,7 +61,7 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         kind=kind,
         spaces=spaces,
         interface=interface,
-        image=_append_image(target, len(code), data, address, spaces) if data else None,
+        image=_append_image(target, len(code), arranged) if arranged.data else None,
         seconds=time.perf_counter() - begun,
     )
     return json.dumps(asdict(compiled)).encode()
@@ -75,12 +75,22 @@ def _load(engine: wasmtime.Engine, kind: Kind, binary: bytes) -> Any:
     return Component(engine, binary)
 
 
-def _append_image(target: int, written: int, data: bytes, address: int, spaces: Spaces) -> Image:
+def _arrange(engine: wasmtime.Engine, kind: Kind, binary: bytes) -> Arranged:
+    try:
+        return image.arrange(binary)
+    except ModuleError:
+        if kind is Kind.MODULE:
+            wasmtime.Module.validate(engine, binary)  # which says it in the engine's words, with the place
+        raise
+
+
+def _append_image(target: int, written: int, arranged: Arranged) -> Image:
     """Write the image behind the code, where it can be mapped; the engine looks at what its own headers say."""
     gap = image.padding(written)
     _write(target, bytes(gap))
-    _write(target, data)
-    return Image(offset=written + gap, address=address, size=len(data), memory=spaces.memories[0].minimum * wasm.PAGE)
+    _write(target, arranged.data)
+    size = len(arranged.data)
+    return Image(offset=written + gap, address=arranged.address, size=size, memory=arranged.memory)
 
 
 def _write(target: int, data: bytes) -> None:

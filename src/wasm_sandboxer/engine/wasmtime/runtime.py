@@ -13,7 +13,6 @@ import wasmtime
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasmtime import binding, thunks
-from wasm_sandboxer.engine.wasmtime.binding import ffi
 from wasm_sandboxer.engine.wasmtime.memories import Memories
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 MAX_WASM_STACK = 512 << 10  # bytes of native stack for Wasm frames; wasmtime's own default
 
 # What the compiled code depends on; part of the module store's key. Change it with `configuration()`.
-CONFIGURATION = f"epoch,stack={MAX_WASM_STACK},own-memories"
+CONFIGURATION = f"epoch,stack={MAX_WASM_STACK},own-memories,arranged-data"
 
 
 def configuration() -> wasmtime.Config:
@@ -31,7 +30,6 @@ def configuration() -> wasmtime.Config:
     config.epoch_interruption = True
     config.shared_memory = False  # it would not be bounded by a store's limits
     config.max_wasm_stack = MAX_WASM_STACK
-    ffi.wasmtime_config_memory_init_cow_set(config.ptr(), False)  # memories are ours: memories.py
     return config
 
 
