@@ -368,14 +368,19 @@ def usage(task, ident):
     return Usage(found.cpu.usage_usec, found.pids.current, found.memory.usage_limit)
 
 
+def usage_until(task, ident, holds):
+    """Ask until it is so: a guest's thread enters its group with its first instruction."""
+    deadline = time.monotonic() + 10
+    while not holds(found := usage(task, ident)):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+
+
 def test_stats_tell_what_a_container_uses(task, ident, sleeper):
-    assert usage(task, ident).threads == 1
+    usage_until(task, ident, lambda found: found.threads == 1)
     task.Exec(id=ident, exec_id="e", spec=process("/spin.wasm"))
     task.Start(id=ident, exec_id="e")
-    time.sleep(0.1)
-    found = usage(task, ident)
-    assert found.threads == 2
-    assert found.cpu > 10_000
+    usage_until(task, ident, lambda found: found.threads == 2 and found.cpu > 10_000)
 
 
 def test_stats_of_containers_that_do_not_run(task, bundle, ident):
@@ -383,9 +388,7 @@ def test_stats_of_containers_that_do_not_run(task, bundle, ident):
     assert usage(task, ident).memory_limit == 1 << 25
     task.Start(id=ident)
     task.Wait(id=ident)
-    deadline = time.monotonic() + 10
-    while usage(task, ident).threads:  # they may be about to leave
-        assert time.monotonic() < deadline
+    usage_until(task, ident, lambda found: not found.threads)  # they may be about to leave
     assert usage(task, ident).memory_limit == 1 << 25
     task.Delete(id=ident)
 
