@@ -109,6 +109,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             groups=groups,
             pool=pool,
             default_memory=config.default_memory,
+            plugins=config.wasmedge_plugins if config.wasmedge_plugins != Path() else None,
             observer=exporter or Nobody(),
         )
         sandboxer = Sandboxer(tools, Records(config.state / "records"), config.state / "sandboxes")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from wasm_sandboxer.choices import EngineChoice
+
 TABLE_ELEMENTS = 1 << 20  # 8 MiB of host memory; a table is not charged as linear memory
 INSTANCES = 64  # a component is made of several core instances
 TABLES = 64
@@ -54,8 +56,8 @@ class Guest:
     """One run of a module: argv (its name first), env, directories, limits.
 
     `function` names an export to call instead of the module's entry point; argv[1:] are then its arguments.
-    `plugins` is a folder or file of the host with plugins for WasmEdge, `models` what its WASI-NN is to load before,
-    each as NAME:ENCODING:TARGET:FILE.
+    `engine` is what it is to run on. For WasmEdge: `plugins` is a folder or file of plugins on the host, `models`
+    what its WASI-NN loads before, each as NAME:ENCODING:TARGET:FILE.
     """
 
     module: Path
@@ -65,6 +67,7 @@ class Guest:
     preopens: tuple[Preopen, ...] = ()
     limits: Limits = field(default_factory=Limits)
     network: Network = Network.NONE
+    engine: EngineChoice = EngineChoice.AUTO
     plugins: Path | None = None
     models: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wasm_sandboxer.bundle.annotations import with_annotations
 from wasm_sandboxer.bundle.derive import derive_guest, open_module, with_process
 from wasm_sandboxer.bundle.identity import identity_mounts
 from wasm_sandboxer.bundle.rootfs import RootMount, add_volumes, is_systems, make_read_only, mount_root
@@ -49,6 +50,7 @@ class Tools:
     groups: Groups
     pool: MemoryPool  # the node's: what all guests on threads may have together
     default_memory: int = 0
+    plugins: Path | None = None
     observer: Observer = field(default_factory=Nobody)
 
 
@@ -373,6 +375,7 @@ def prepare(
         if spec.root_read_only:
             make_read_only(root)
         guest = derive_guest(spec, root, volumes, network=around.network, default_memory=tools.default_memory)
+        guest = with_annotations(guest, spec.annotations, plugins=tools.plugins)
         program = _load(tools.engine, guest, spec.process)
         in_pod = SANDBOX_ID in spec.annotations
         streams = Streams(request.streams, request.id, request.namespace, hold_stdin=in_pod)
@@ -435,7 +438,7 @@ def _read_spec(bundle: Path) -> Spec:
 def _load(engine: Engine, guest: Guest, process: Process) -> Program:
     fd = open_module(guest, process)
     try:
-        program = engine.load(Path(f"/proc/self/fd/{fd}"), name=str(guest.module))
+        program = engine.load(Path(f"/proc/self/fd/{fd}"), name=str(guest.module), choice=guest.engine)
     finally:
         os.close(fd)
     try:

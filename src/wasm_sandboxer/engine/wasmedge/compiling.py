@@ -33,6 +33,7 @@ PROPOSALS = tuple(
 )  # fmt: skip
 # What it says last of a module that it has loaded and linked, and that has no function by the name to call.
 _LINKED = "A function name is required"
+_NN = '(plugin "wasi_nn")'  # as --version lists it
 _PREFIX = re.compile(r"^(?:\x1b\[[0-9;]*m|\[[^\]]*\] ?)+", re.MULTILINE)
 _CODE = re.compile(r", Code: 0x[0-9a-f]+")
 _UNKNOWN = re.compile(r'When linking module: "(.*)" , (?:function|table|memory|global|tag) name: "(.*)"')
@@ -69,9 +70,9 @@ def read_prepared(answer: bytes) -> Prepared:
     )
 
 
-def try_request(binary: Path, plugins: Path | None) -> bytes:
-    """The argument of the job `TRY`, whose descriptor is a module that was prepared."""
-    return json.dumps({"binary": str(binary), "plugins": str(plugins or "")}).encode()
+def try_request(binary: Path, plugins: Path | None, *, models: bool) -> bytes:
+    """The argument of the job `TRY`, whose descriptor is a module that was prepared; `models` want WASI-NN."""
+    return json.dumps({"binary": str(binary), "plugins": str(plugins or ""), "models": models}).encode()
 
 
 def read_tried(answer: bytes) -> None:
@@ -131,6 +132,8 @@ def _try_job(argument: bytes, fds: tuple[int, ...]) -> bytes:
     given = json.loads(argument)
     plugins = Path(given["plugins"]) if given["plugins"] else None
     try:
+        if given["models"] and _NN not in tool.run_here([given["binary"], "--version"], environment(plugins)).output:
+            return _refusal("it has models to be loaded before, and WasmEdge has no plugin wasi_nn here")
         module = rewriting.cleaned(_read(fds[0]))  # without machine code that is not needed
         _check(_try(given["binary"], module, environment(plugins)), linked=True)
     except ModuleError as error:

@@ -135,10 +135,10 @@ class WasmEdgeEngine:
             )
             return store.publish(digest, target, facts)
 
-    def _link(self, binary: Binary, files: Files, plugins: Path | None) -> None:
-        """Raise ModuleError if the module does not find its imports."""
+    def _link(self, binary: Binary, files: Files, plugins: Path | None, models: bool) -> None:  # noqa: FBT001
+        """Raise ModuleError if the module does not find its imports, or models nobody to load them."""
         bounds = Bounds(memory=tool.ADDRESSES, seconds=_TRY_SECONDS)
-        request = compiling.try_request(binary.path, plugins)
+        request = compiling.try_request(binary.path, plugins, models=models)
         try:
             answer = self._runner.run(compiling.TRY, request, (files.descriptor(None),), bounds)
         except JobFailed as failure:

@@ -18,17 +18,15 @@ from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported
 from wasm_sandboxer.guest import TRAP_EXIT_CODE, Exit, Guest, Preopen, Reason
 from wasm_sandboxer.units import format_size
 
-ENGINE = "wasmedge"
 _OWN_DATA = 256 << 20  # bytes beside the guest's memory: WasmEdge's own, the interpreter's stack, tables
 _ALL_OF_32_BITS = 1 << 32
-Link = Callable[[Path | None], None]
+Link = Callable[[Path | None, bool], None]
 
 
 class WasmEdgeProgram:
     """See ExternalProgram. Made by the engine from a prepared file; any thread."""
 
     kind = Kind.MODULE
-    engine = ENGINE
 
     def __init__(
         self,
@@ -37,9 +35,12 @@ class WasmEdgeProgram:
         facts: Facts,
         files: Files,
         names: Names,
-        link: Callable[[Path | None], None],
+        link: Link,
     ) -> None:
-        """`link` tries whether the module finds its imports, given plugins; raises ModuleError."""
+        """`link` tries whether the module finds its imports, given plugins, and if it wants that WASI-NN's plugin.
+
+        It raises ModuleError.
+        """
         assert facts.interface is not None  # a module has one
         self.digest = digest
         self.spaces = facts.spaces
@@ -50,20 +51,20 @@ class WasmEdgeProgram:
         self._files = files
         self._names = names
         self._link = link
-        self._linked: set[Path | None] = set()
+        self._linked: set[tuple[Path | None, bool]] = set()
 
     def needs(self) -> list[str]:
         """See Program."""
         lines = [f"WasmEdge {self._binary.version} ({self._binary.path})"]
         try:
-            self._try_linking(None)
+            self._try_linking(None, models=False)
         except ModuleError as error:
             return [*lines, str(error)]
         return [*lines, describe_entry(self._functions)]
 
     def check(self, guest: Guest) -> None:
-        """See Program; the first time this waits some tens of milliseconds."""
-        self._try_linking(guest.plugins)
+        """See Program; what takes long is done here, so that `command` is quick."""
+        self._try_linking(guest.plugins, models=bool(guest.models))
         name, _ = entry_of(self._functions, guest)
         if name == REACTOR:
             raise ModuleError("it is a reactor, of which WasmEdge only calls a function: name one as MODULE#FUNCTION")
@@ -73,6 +74,7 @@ class WasmEdgeProgram:
             raise ModuleError(f"it needs {format_size(needed)} of memory to start, and its limit is {limit}")
         for preopen in guest.preopens:
             _check_path(preopen)
+        self._files.descriptor(guest.limits.memory)
 
     def control(self, *_: object, **__: object) -> NoReturn:
         """Not for a program of this kind; see ExternalProgram."""
@@ -108,10 +110,10 @@ class WasmEdgeProgram:
             return Exit(code=TRAP_EXIT_CODE, reason=Reason.TRAPPED, message=f"trap: {why}")
         return Exit(code=code, reason=Reason.EXITED)
 
-    def _try_linking(self, plugins: Path | None) -> None:
-        if plugins not in self._linked:
-            self._link(plugins)
-            self._linked.add(plugins)
+    def _try_linking(self, plugins: Path | None, *, models: bool) -> None:
+        if (plugins, models) not in self._linked:
+            self._link(plugins, models)
+            self._linked.add((plugins, models))
 
 
 def _mapping(preopen: Preopen) -> str:

@@ -1,0 +1,78 @@
+"""What a pod's or container's annotations say of how its modules run; reads the file system, changes nothing."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from wasm_sandboxer.choices import EngineChoice
+from wasm_sandboxer.errors import InvalidArgument
+from wasm_sandboxer.guest import Guest, Preopen
+from wasm_sandboxer.linux.resolve import open_file_in_root
+
+ENGINE = "wasm-sandboxer.io/engine"
+PLUGINS = "wasm-sandboxer.io/wasmedge-plugin-path"
+MODELS = "wasm-sandboxer.io/wasmedge-nn-preload"
+
+
+def with_annotations(guest: Guest, annotations: Mapping[str, str], *, plugins: Path | None) -> Guest:
+    """The guest as its annotations want it; of plugins those below `plugins` may be named.
+
+    Raises InvalidArgument that names the annotation.
+    """
+    return replace(
+        guest,
+        engine=_engine(annotations.get(ENGINE)),
+        plugins=_plugins(annotations.get(PLUGINS), plugins),
+        models=tuple(_model(each.strip(), guest) for each in annotations.get(MODELS, "").split(",") if each.strip()),
+    )
+
+
+def _engine(given: str | None) -> EngineChoice:
+    try:
+        return EngineChoice(given or EngineChoice.AUTO)
+    except ValueError:
+        raise InvalidArgument(f"{ENGINE} must be one of {', '.join(EngineChoice)}, not {given!r}") from None
+
+
+def _plugins(given: str | None, allowed: Path | None) -> Path | None:
+    """The folder or file, free of links: what it is then is what was allowed."""
+    if not given:
+        return None
+    if allowed is None:
+        raise InvalidArgument(f"{PLUGINS}: none are allowed here; the configuration's wasmedge_plugins says which")
+    path = Path(os.path.realpath(given))
+    if not path.is_relative_to(os.path.realpath(allowed)):
+        raise InvalidArgument(f"{PLUGINS}: {given} is not below {allowed}, where those are that are allowed")
+    if not path.exists():
+        raise InvalidArgument(f"{PLUGINS}: there is no {given}")
+    return path
+
+
+def _model(given: str, guest: Guest) -> str:
+    """The model with its file's place on the host instead of the one in the container."""
+    *words, path = given.split(":")
+    if len(words) != 3 or not path.startswith("/"):
+        raise InvalidArgument(
+            f"{MODELS}: write NAME:ENCODING:TARGET:/FILE, and commas between several, not {given!r}"
+        )
+    preopen, rest = _place_of(path, guest.preopens)
+    root = os.open(preopen.host, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        file = open_file_in_root(root, rest)
+    except OSError as error:
+        raise InvalidArgument(f"{MODELS}: {path}: {os.strerror(error.errno or 0)}") from None
+    finally:
+        os.close(root)
+    try:
+        return ":".join((*words, str(Path(f"/proc/self/fd/{file}").readlink())))
+    finally:
+        os.close(file)
+
+
+def _place_of(path: str, preopens: tuple[Preopen, ...]) -> tuple[Preopen, str]:
+    """The innermost folder of the guest's that a path leads into, and the way from there."""
+    place = PurePosixPath(path)
+    inside = [preopen for preopen in preopens if place.is_relative_to(preopen.guest)]
+    preopen = max(inside, key=lambda preopen: len(PurePosixPath(preopen.guest).parts))
+    return preopen, str(place.relative_to(preopen.guest))
