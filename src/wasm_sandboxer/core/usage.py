@@ -84,12 +84,17 @@ def _own_count(tasks: Iterable[Task]) -> Usage:
 
 def _task_memory(task: Task) -> MemoryUsage:
     """The engine's figures of a container."""
-    runs, pool = _runs(task), task.pool
-    used = pool.used
+    pool, resident = task.pool, 0
+    used = peak = pool.used
+    for run in _runs(task):
+        if run.exit.done():
+            peak = max(peak, run.memory())
+        else:
+            resident += run.resident()
     return MemoryUsage(
         used=used,
-        resident=sum(run.resident() for run in runs),
-        peak=max(used, *(run.memory() for run in runs)),
+        resident=resident,
+        peak=peak,
         limit=pool.limit,
         refused=pool.refused,
         kills=task.oom_count,

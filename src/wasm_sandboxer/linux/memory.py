@@ -52,7 +52,8 @@ def resident(address: int, length: int) -> int:
     pages = -(-length // mmap.PAGESIZE)
     if not pages:
         return 0
-    found = ctypes.create_string_buffer(pages)
-    check(libc.mincore(address, length, found), "mincore")
+    found = bytearray(pages)  # not an array of ctypes', which would be a new type for every length
+    # Safe: a byte is written for each page, and the reference keeps them in their place until the call is over.
+    check(libc.mincore(address, length, ctypes.byref(ctypes.c_char.from_buffer(found))), "mincore")
     # The lowest bit of each byte says it, and the others say nothing yet.
-    return found.raw.count(b"\1") * mmap.PAGESIZE
+    return found.count(1) * mmap.PAGESIZE

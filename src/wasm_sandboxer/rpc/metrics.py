@@ -20,32 +20,32 @@ def metrics_message(version: Version, usage: Usage, memory: MemoryUsage) -> Any:
 
 def _v1(usage: Usage, memory: MemoryUsage) -> cgroups_v1_pb2.Metrics:
     limit = _limit(memory)
-    return cgroups_v1_pb2.Metrics(
+    message = cgroups_v1_pb2.Metrics(
         pids=cgroups_v1_pb2.PidsStat(current=usage.pids),
         cpu=cgroups_v1_pb2.CPUStat(
             usage=cgroups_v1_pb2.CPUUsage(
                 total=usage.cpu * 1000, user=usage.user * 1000, kernel=(usage.cpu - usage.user) * 1000
-            ),
-            throttling=cgroups_v1_pb2.Throttle(
-                periods=usage.periods,
-                throttled_periods=usage.throttled_periods,
-                throttled_time=usage.throttled * 1000,
-            ),
+            )
         ),
         memory=cgroups_v1_pb2.MemoryStat(
             rss=memory.resident,
             total_rss=memory.resident,
-            inactive_file=memory.reclaimable,
-            total_inactive_file=memory.reclaimable,
-            pg_fault=memory.faults,
-            total_pg_fault=memory.faults,
-            pg_maj_fault=memory.major_faults,
-            total_pg_maj_fault=memory.major_faults,
             hierarchical_memory_limit=limit,
             usage=cgroups_v1_pb2.MemoryEntry(usage=memory.used, max=memory.peak, limit=limit, failcnt=memory.refused),
         ),
         memory_oom_control=cgroups_v1_pb2.MemoryOomControl(oom_kill=memory.kills),
     )
+    throttling, stat = message.cpu.throttling, message.memory
+    throttling.SetInParent()
+    if usage.periods:
+        throttling.periods = usage.periods
+        throttling.throttled_periods = usage.throttled_periods
+        throttling.throttled_time = usage.throttled * 1000
+    if memory.faults:  # counted by the kernel, which it does for processes
+        stat.inactive_file = stat.total_inactive_file = memory.reclaimable
+        stat.pg_fault = stat.total_pg_fault = memory.faults
+        stat.pg_maj_fault = stat.total_pg_maj_fault = memory.major_faults
+    return message
 
 
 def _v2(usage: Usage, memory: MemoryUsage) -> cgroups_v2_pb2.Metrics:

@@ -32,6 +32,7 @@ class V1Group:
         self._parent = parent
         self._budget: Budget = parent._budget if parent else Budget()  # noqa: SLF001  # its own kind
         self._counters = Counters(self._budget)
+        self._throttled = existing  # perhaps; else only once it has had a quota
         if existing:
             return
         for name, folder in self._folders.items():
@@ -75,7 +76,7 @@ class V1Group:
 
     def usage(self) -> Usage:
         """See Group."""
-        stat = table(self._read("cpu", "cpu.stat"))
+        stat = table(self._read("cpu", "cpu.stat")) if self._throttled else {}
         total, user = int(self._read("cpuacct", "cpuacct.usage") or 0), self._read("cpuacct", "cpuacct.usage_user")
         return Usage(
             cpu=total // 1000,
@@ -127,6 +128,7 @@ class V1Group:
             if before != -1:
                 cpu.cfs_quota_us = before = -1
             cpu.cfs_period_us = limits.period
+        self._throttled = self._throttled or quota > 0
         if quota != before:
             cpu.cfs_quota_us = quota
 
