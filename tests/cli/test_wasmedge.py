@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.cli import PATIENCE, Cli, Ended, example
 from tests.support.modules import binary, module, section, wasi
+from tests.support.plugin import PRELOADED, build
 
 pytestmark = pytest.mark.xdist_group("wasmedge")
 ON_WASMEDGE = ("run", "--engine", "wasmedge")
@@ -260,6 +261,33 @@ def test_its_sockets_reach_nothing_if_they_may_not(edge: Cli) -> None:
     assert line == f"listening on port {port}\n"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), PATIENCE)
+
+
+# --- plugins
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("plugins"))
+
+
+def test_a_plugin_is_loaded_for_those_who_name_it(edge: Cli, wat: Callable[..., Path], plugins: Path) -> None:
+    path = wat(PRELOADED)
+    assert edge("run", "--plugins", plugins, path).code == 0
+    assert edge("run", "--plugins", plugins / "libtest.so", path).code == 0
+    said = edge.refused("run", path)
+    assert (
+        said
+        == f"{path}: missing import wasi_nn::loaded: it is not offered by WasmEdge or a plugin that is found here"
+    )
+
+
+def test_models_are_loaded_before_it_starts(edge: Cli, wat: Callable[..., Path], plugins: Path) -> None:
+    model = f"default:GGML:AUTO:{example('hello')}"
+    ended = edge("run", "--plugins", plugins, "--nn-preload", model, wat(PRELOADED))
+    assert ended.code == len(model)
+    said = edge.refused(*ON_WASMEDGE, "--nn-preload", model, example("hello"))
+    assert said.endswith("it has models to be loaded before, and WasmEdge has no plugin wasi_nn here")
 
 
 # --- the choice
