@@ -12,10 +12,10 @@ from wasm_sandboxer.forking.jobs import Runner
 
 VARIABLE = "WASMEDGE"
 KNOWN = (0, 14)
-"""The versions we know how to use: 0.14 has read-only folders that are, options by proposal and old exceptions.
+"""The version we know how to use, and have measured. Others differ where we would not notice.
 
-0.15 renamed what we look for in its messages, 0.16 has other proposals and defaults and no old exceptions, and 0.17
-interprets compiled modules unless it is told otherwise.
+0.16 has other proposals switched on and no old exceptions (its changelog says), and 0.17 interprets what it compiled
+unless `--run-mode` says otherwise (tried).
 """
 _VERSION = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
 _SECONDS = 10
