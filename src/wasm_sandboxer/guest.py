@@ -5,7 +5,7 @@ A Guest is frozen before its thread or process starts, so nothing that runs it s
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from wasm_sandboxer.choices import EngineChoice
 
@@ -36,6 +36,16 @@ class Preopen:
     source: Path | None = None
 
 
+def place_of(path: str, preopens: tuple[Preopen, ...]) -> tuple[Preopen, str] | None:
+    """The innermost folder that an absolute path of the guest's leads into, and the way from there; None for none."""
+    place = PurePosixPath(path)
+    inside = [preopen for preopen in preopens if place.is_relative_to(preopen.guest)]
+    if not inside:
+        return None
+    preopen = max(inside, key=lambda preopen: len(PurePosixPath(preopen.guest).parts))
+    return preopen, str(place.relative_to(preopen.guest))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Bounds the engine holds: memory in bytes of linear memory (None: 4 GiB, what 32 bits address).
@@ -57,7 +67,7 @@ class Guest:
 
     `function` names an export to call instead of the module's entry point; argv[1:] are then its arguments.
     `engine` is what it is to run on. For WasmEdge: `plugins` is a folder or file of plugins on the host, `models`
-    what its WASI-NN loads before, each as NAME:ENCODING:TARGET:FILE.
+    what its WASI-NN loads before, each as NAME:ENCODING:TARGET:FILE, the file as the guest sees it.
     """
 
     module: Path

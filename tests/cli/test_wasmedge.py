@@ -282,12 +282,16 @@ def test_a_plugin_is_loaded_for_those_who_name_it(edge: Cli, wat: Callable[..., 
     )
 
 
-def test_models_are_loaded_before_it_starts(edge: Cli, wat: Callable[..., Path], plugins: Path) -> None:
-    model = f"default:GGML:AUTO:{example('hello')}"
-    ended = edge("run", "--plugins", plugins, "--nn-preload", model, wat(PRELOADED))
-    assert ended.code == len(model)
-    said = edge.refused(*ON_WASMEDGE, "--nn-preload", model, example("hello"))
+def test_models_are_loaded_before_it_starts(edge: Cli, folder: Path, wat: Callable[..., Path], plugins: Path) -> None:
+    model = ("--nn-preload", "default:GGML:AUTO:/in/file", "--dir", f"{folder}:/in")
+    ended = edge("run", "--plugins", plugins, *model, wat(PRELOADED))
+    assert ended.code == len(f"default:GGML:AUTO:{folder}/file")
+    said = edge.refused(*ON_WASMEDGE, *model, example("hello"))
     assert said.endswith("it has models to be loaded before, and WasmEdge has no plugin wasi_nn here")
+    said = edge.refused("run", "--plugins", plugins, *model[:2], wat(PRELOADED))
+    assert said == (
+        "the model 'default:GGML:AUTO:/in/file' is not NAME:ENCODING:TARGET:FILE with a file that the guest sees"
+    )
 
 
 # --- the choice

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.errors import InvalidArgument
-from wasm_sandboxer.guest import Guest, Preopen
+from wasm_sandboxer.guest import Guest, place_of
 from wasm_sandboxer.linux.resolve import open_file_in_root
 
 ENGINE = "wasm-sandboxer.io/engine"
@@ -50,29 +50,20 @@ def _plugins(given: str | None, allowed: Path | None) -> Path | None:
 
 
 def _model(given: str, guest: Guest) -> str:
-    """The model with its file's place on the host instead of the one in the container."""
+    """A model, whose file is there."""
     *words, path = given.split(":")
     if len(words) != 3 or not path.startswith("/"):
         raise InvalidArgument(
             f"{MODELS}: write NAME:ENCODING:TARGET:/FILE, and commas between several, not {given!r}"
         )
-    preopen, rest = _place_of(path, guest.preopens)
+    place = place_of(path, guest.preopens)
+    assert place is not None  # a container has a root
+    preopen, rest = place
     root = os.open(preopen.host, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        file = open_file_in_root(root, rest)
+        os.close(open_file_in_root(root, rest))
     except OSError as error:
         raise InvalidArgument(f"{MODELS}: {path}: {os.strerror(error.errno or 0)}") from None
     finally:
         os.close(root)
-    try:
-        return ":".join((*words, str(Path(f"/proc/self/fd/{file}").readlink())))
-    finally:
-        os.close(file)
-
-
-def _place_of(path: str, preopens: tuple[Preopen, ...]) -> tuple[Preopen, str]:
-    """The innermost folder of the guest's that a path leads into, and the way from there."""
-    place = PurePosixPath(path)
-    inside = [preopen for preopen in preopens if place.is_relative_to(preopen.guest)]
-    preopen = max(inside, key=lambda preopen: len(PurePosixPath(preopen.guest).parts))
-    return preopen, str(place.relative_to(preopen.guest))
+    return given

@@ -74,7 +74,7 @@ _GRACE = 0.03  # seconds a stopped guest has to end by itself before the process
     "models",
     multiple=True,
     metavar="NAME:ENCODING:TARGET:FILE",
-    help="A model that WasmEdge's WASI-NN plugin loads before it starts.",
+    help="A model that WasmEdge's WASI-NN plugin loads first; FILE as the guest sees it.",
 )
 @click.option("--stdin/--no-stdin", "stdin", default=True, show_default=True, help="Give the guest your stdin.")
 @click.option("--name", metavar="NAME", help="The guest's name in messages, ps and top.  [default: the module's]")

@@ -15,7 +15,7 @@ from wasm_sandboxer.engine.wasmedge.compiling import PROPOSALS, environment
 from wasm_sandboxer.engine.wasmedge.files import Files
 from wasm_sandboxer.engine.wasmedge.names import Names
 from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported
-from wasm_sandboxer.guest import TRAP_EXIT_CODE, Exit, Guest, Preopen, Reason
+from wasm_sandboxer.guest import TRAP_EXIT_CODE, Exit, Guest, Preopen, Reason, place_of
 from wasm_sandboxer.units import format_size
 
 _OWN_DATA = 256 << 20  # bytes beside the guest's memory: WasmEdge's own, the interpreter's stack, tables
@@ -74,6 +74,8 @@ class WasmEdgeProgram:
             raise ModuleError(f"it needs {format_size(needed)} of memory to start, and its limit is {limit}")
         for preopen in guest.preopens:
             _check_path(preopen)
+        for model in guest.models:
+            _on_host(model, guest)
         self._files.descriptor(guest.limits.memory)
 
     def control(self, *_: object, **__: object) -> NoReturn:
@@ -94,7 +96,7 @@ class WasmEdgeProgram:
         file = self._names.add(guest.argv[0])
         options = [f"--dir={_mapping(preopen)}" for preopen in guest.preopens]
         options += [f"--env={_text('environment variable', f'{key}={value}')}" for key, value in guest.env]
-        options += [f"--nn-preload={model}" for model in guest.models]
+        options += [f"--nn-preload={_on_host(model, guest)}" for model in guest.models]
         options += ["--reactor"] if name != COMMAND else []
         return Command(
             argv=(str(self._binary.path), *PROPOSALS, *options, f"/proc/self/fd/{FIRST_DESCRIPTOR}/{file}", *given),
@@ -118,6 +120,16 @@ class WasmEdgeProgram:
 
 def _mapping(preopen: Preopen) -> str:
     return f"{preopen.guest}:{preopen.host.absolute()}{'' if preopen.writable else ':readonly'}"
+
+
+def _on_host(model: str, guest: Guest) -> str:
+    """A model with its file's path where WasmEdge finds it."""
+    *words, path = model.split(":")
+    place = place_of(path, guest.preopens)
+    if len(words) != 3 or place is None:
+        raise InvalidArgument(f"the model {model!r} is not NAME:ENCODING:TARGET:FILE with a file that the guest sees")
+    preopen, rest = place
+    return ":".join((*words, _text("path", str(preopen.host.absolute() / rest))))
 
 
 def _check_path(preopen: Preopen) -> None:
