@@ -23,6 +23,7 @@ NAMES = {
     "fairness": "who gets how much of a processor: quotas, weights, neighbours",
     "groups": "a sandbox's control groups, and what a thousand sandboxes leave",
     "hostile": "guests that mean harm beside one that means well, and how soon the daemon answers",
+    "wasmedge": "what WasmEdge costs, and what compiling for it gains",
     "stats": "what it costs to ask what a thousand containers use",
 }
 

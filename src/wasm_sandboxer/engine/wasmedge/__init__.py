@@ -28,6 +28,6 @@ never given an image's file, but what `rewriting` made of it.
 - Proposals: tail calls, multiple memories, threads, extended constants, relaxed SIMD, exceptions and typed function
   references have to be switched on; of exceptions it has the old form too. There is no 64-bit memory.
 - Its compiler does not take modules with exceptions or typed function references: those are interpreted.
-- Starting takes 30 ms, most of it linking the LLVM library it is made with; a process has 54 MB resident, of which
-  9 MB are its own.
+- Starting takes 30 ms, most of it linking the LLVM library it is made with; a process has 53 MiB resident, of which
+  9 MiB are its own.
 """
