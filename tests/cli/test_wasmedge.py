@@ -209,7 +209,7 @@ def test_a_signal_ends_it_and_nothing_stays(edge: Cli, number: signal.Signals, c
     child = wait_for_child(process.pid)
     process.send_signal(number)
     assert process.wait(PATIENCE) == code
-    assert not Path(f"/proc/{child}").exists()
+    wait_for_end(child)
 
 
 def test_it_dies_with_the_program(edge: Cli) -> None:
@@ -217,8 +217,12 @@ def test_it_dies_with_the_program(edge: Cli) -> None:
     child = wait_for_child(process.pid)
     process.kill()
     process.wait(PATIENCE)
+    wait_for_end(child)
+
+
+def wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{child}").exists():
+    while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
