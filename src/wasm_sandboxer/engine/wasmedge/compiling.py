@@ -19,8 +19,8 @@ from wasm_sandboxer.engine.wasmedge.imports import check_sockets
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.forking.jobs import Jobs
 
-# Optimising takes ten to twenty times as long, a minute for each megabyte; what it makes is several times as fast, but
-# what is not optimised is already some thirty times as fast as what is interpreted.
+# Optimising takes ten to twenty times as long, a minute for each megabyte; what it makes is several times as fast,
+# but what is not optimised is already some thirty times as fast as what is interpreted.
 COMPILE = ("compile", "--optimize", "0", *(
     f"--enable-{name}" for name in ("tail-call", "extended-const", "multi-memory", "threads", "relaxed-simd")
 ))  # fmt: skip
