@@ -11,6 +11,7 @@ from benchmarks.report import RESULTS, Report
 
 NAMES = {
     "engine": "a program from start to end, loading and compiling modules, throughput",
+    "signals": "how long a command takes to end that is told to",
     "density": "a thousand guests in one process: memory, starting, stopping, what is left",
     "epoch": "three ways to stop a running guest",
     "scheduling": "how long a spinning guest takes to die, by who gets the processor",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # as timeout(1) has it
 _PERIOD = 100_000  # microseconds; the kernel's own default
-_GRACE = 0.03  # seconds a stopped guest has to end by itself before the process ends around it
+_GRACE = 0.015  # seconds a stopped guest has to end by itself before the process ends around it
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
