@@ -148,6 +148,10 @@ class CommandExecution:
 
     def _finish(self) -> None:
         end = self._wait()
+        if end.message and self._stdio.stderr is not None:
+            text = f"wasm-sandboxer: {self._guest.argv[0]}: {end.message}\n"
+            with suppress(OSError):
+                syscall.write_interruptible(self._stdio.stderr, text.encode(errors="replace"))
         if not self.ended.done():
             self.ended.set_result(end)
 

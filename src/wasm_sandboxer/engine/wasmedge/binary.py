@@ -28,6 +28,12 @@ class Binary:
     path: Path
     version: str
 
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        """The folders that it is in, with what was installed beside it, as upstream's installer does: lib, plugin."""
+        folders = {self.path.parent, self.path.resolve().parent}
+        return tuple(folder.parent if folder.name == "bin" else folder for folder in folders)
+
 
 class Finder:
     """Looks for WasmEdge anew each time it is asked, but asks each file for its version once. Any thread."""

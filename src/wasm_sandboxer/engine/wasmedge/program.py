@@ -101,6 +101,7 @@ class WasmEdgeProgram:
         return Command(
             argv=(str(self._binary.path), *PROPOSALS, *options, f"/proc/self/fd/{FIRST_DESCRIPTOR}/{file}", *given),
             env=tuple(environment(guest.plugins).items()),
+            needs=(*self._binary.needs, *([guest.plugins] if guest.plugins is not None else [])),
             descriptors=(self._names.descriptor, code),
             data=memory + _OWN_DATA + os.fstat(code).st_size,
         )
