@@ -9,3 +9,11 @@ class EngineChoice(StrEnum):
     AUTO = "auto"
     WASMTIME = "wasmtime"
     WASMEDGE = "wasmedge"
+
+
+class Isolation(StrEnum):
+    """What a guest runs on; AUTO is a thread, or a process for what only its end could stop: a component."""
+
+    AUTO = "auto"
+    THREAD = "thread"
+    PROCESS = "process"

@@ -12,6 +12,7 @@ from typing import Any
 
 from wasm_sandboxer.errors import InvalidArgument
 
+_NO_ID = (1 << 32) - 1  # which the kernel takes for none
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"  # the annotation that CRI gives the containers of a pod
 
 # Mount types that make a Linux container's own system folders; a guest has no use for them.
@@ -21,13 +22,31 @@ SYSTEM_MOUNTS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
+class User:
+    """Who a process is; a umask of None leaves the daemon's."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    umask: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Process:
-    """What runs: args[0] names the module, maybe with #function."""
+    """What runs: args[0] names the module, maybe with #function.
+
+    The rest is for guests in processes of their own. `capabilities` are those that it has after it was executed, by
+    their names; `rlimits` are name, soft and hard limit.
+    """
 
     args: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = "/"
     terminal: bool = False
+    user: User = User()
+    capabilities: frozenset[str] = frozenset()
+    rlimits: tuple[tuple[str, int, int], ...] = ()
+    oom_score: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +99,8 @@ class Spec:
     annotations: Mapping[str, str]
     resources: Resources
     cgroups_path: str
+    seccomp: Mapping[str, Any] = field(default_factory=dict)
+    host_network: bool = False  # its namespaces are listed, and none for the network is
     not_honoured: tuple[str, ...] = field(default=())
 
 
@@ -96,6 +117,8 @@ def parse(data: bytes) -> Spec:
         annotations=table.strings("annotations"),
         resources=_resources(linux.table("resources")),
         cgroups_path=linux.string("cgroupsPath"),
+        seccomp=linux.value("seccomp"),
+        host_network=_host_network(linux.tables("namespaces")),
         not_honoured=tuple(_not_honoured(table, linux)),
     )
 
@@ -119,7 +142,33 @@ def _process(table: "_Table") -> Process:
         env=tuple(_variable(table, entry) for entry in table.list("env", str)),
         cwd=table.string("cwd", "/"),
         terminal=table.boolean("terminal"),
+        user=(user := _user(table.table("user"))),
+        capabilities=_capabilities(table.table("capabilities"), user),
+        rlimits=tuple(_rlimit(each) for each in table.tables("rlimits")),
+        oom_score=table.integer("oomScoreAdj"),
     )
+
+
+def _user(table: "_Table") -> User:
+    uid, gid, umask = table.natural("uid"), table.natural("gid"), table.natural("umask")
+    groups = table.list("additionalGids", int)
+    if any(not 0 <= group < _NO_ID for group in (uid or 0, gid or 0, *groups)):
+        raise InvalidArgument(f"{table.path} has an id that is none")
+    return User(uid=uid or 0, gid=gid or 0, groups=tuple(groups), umask=umask)
+
+
+def _capabilities(table: "_Table", user: User) -> frozenset[str]:
+    """What a program has of them once it is executed; capabilities(7), "Transformation of capabilities"."""
+    sets = {name: frozenset(table.list(name, str)) for name in ("bounding", "effective", "ambient")}
+    return sets["bounding"] & sets["effective"] if user.uid == 0 else sets["ambient"]
+
+
+def _rlimit(table: "_Table") -> tuple[str, int, int]:
+    return table.string("type"), table.natural("soft") or 0, table.natural("hard") or 0
+
+
+def _host_network(namespaces: "list[_Table]") -> bool:
+    return bool(namespaces) and all(each.string("type") != "network" for each in namespaces)
 
 
 def _variable(table: "_Table", entry: str) -> tuple[str, str]:
@@ -221,6 +270,17 @@ class _Table:
         value: int | None = self._get(name, int, None, "a whole number")
         return value
 
+    def natural(self, name: str) -> int | None:
+        value = self.integer(name)
+        if value is not None and value < 0:
+            raise InvalidArgument(f"{self.path}.{name} must not be below zero, and is {value}")
+        return value
+
+    def value(self, name: str) -> Mapping[str, Any]:
+        """An object as it is, for somebody else to read."""
+        value: Mapping[str, Any] = self._get(name, dict, {}, "an object")
+        return value
+
     def _get(self, name: str, kind: type[Any], default: Any, wanted: str) -> Any:
         value = self._values.get(name)
         if value is None:
@@ -230,4 +290,4 @@ class _Table:
         return value
 
 
-_NAMES: Mapping[type[Any], str] = {str: "a string", dict: "an object"}
+_NAMES: Mapping[type[Any], str] = {str: "a string", dict: "an object", int: "a whole number"}

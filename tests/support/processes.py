@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.guestserver import OPEN
 from tests.support.guests import Guests, Ran, content, in_loop
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.protocol import Command, ExportItem, ImportItem, Kind, Program
@@ -17,9 +18,9 @@ from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 
 
 @contextmanager
-def fork_server(engine: WasmtimeEngine) -> Iterator[ForkServer]:
+def fork_server(engine: WasmtimeEngine, module: str = OPEN) -> Iterator[ForkServer]:
     """A fork server that can run this engine's programs."""
-    server = ForkServer("wasm_sandboxer.forkserver")
+    server = ForkServer(module)
     own = engine.own_code()
     server.preload(RUNTIME, b"", tuple(held.fd for held in own))
     server.start()

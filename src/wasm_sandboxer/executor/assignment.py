@@ -12,6 +12,7 @@ from typing import Any
 from wasm_sandboxer import errors
 from wasm_sandboxer.engine.protocol import Command
 from wasm_sandboxer.errors import WasmSandboxerError
+from wasm_sandboxer.executor.confinement import Enclosure
 from wasm_sandboxer.guest import Exit, Guest, Reason
 
 PROCESS, RUNTIME = "guest", "runtime"  # in the fork server's catalogue
@@ -28,6 +29,7 @@ class Assignment:
     program: bytes | None
     command: Command | None
     terminals: frozenset[int]
+    enclosure: Enclosure
     doors: tuple[str, ...]
 
     def pack(self) -> bytes:

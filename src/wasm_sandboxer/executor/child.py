@@ -18,6 +18,7 @@ from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.executor.assignment import Assignment
+from wasm_sandboxer.executor.confinement import enter_bounds, give_up_the_rest
 from wasm_sandboxer.forking.jobs import Tell
 from wasm_sandboxer.guest import Exit, Stdio
 from wasm_sandboxer.linux import syscall
@@ -40,6 +41,7 @@ class GuestProcesses:
         given = assignment.unpack(argument)
         try:
             doors = dict(zip(given.doors, fds, strict=True))
+            enter_bounds(given.enclosure, doors)
             if given.command is not None:
                 _execute(given.command, given, doors)
             end = self._run_here(given, doors, tell)
@@ -48,7 +50,7 @@ class GuestProcesses:
         except OSError as error:
             tell(assignment.failed(WasmSandboxerError(f"cannot set its process up: {error}")))
         else:
-            if end.message and "2" in doors:
+            if end.message and "2" in given.doors:
                 _report(given.guest.argv[0], end.message)
             tell(assignment.ended(end))
         return 0
@@ -60,18 +62,22 @@ class GuestProcesses:
         program = unpack_program(self._runtime, given.program, doors["code"])
         stdio = _take_streams(given, doors)
         syscall.set_thread_name(given.name)
+        give_up_the_rest(given.enclosure, doors)
         control = program.control(given.guest, stdio, None)
         return program.run(given.guest, stdio, control, lambda: tell(assignment.ready()))
 
 
 def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoReturn:
     """Become the command; the socket for answers ends with that, which says that it worked."""
+    last = FIRST_DESCRIPTOR + len(command.descriptors)
+    for name in [name for name in doors if not name.isdigit()]:
+        doors[name] = fcntl.fcntl(doors[name], fcntl.F_DUPFD_CLOEXEC, last)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     _take_streams(given, {str(number): null for number in range(3)} | doors)
-    last = FIRST_DESCRIPTOR + len(command.descriptors)
     moved = [fcntl.fcntl(doors[str(number)], fcntl.F_DUPFD_CLOEXEC, last) for number in range(FIRST_DESCRIPTOR, last)]
     for number, fd in enumerate(moved, FIRST_DESCRIPTOR):
         os.dup2(fd, number)
+    give_up_the_rest(given.enclosure, doors)
     if command.data is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (command.data, command.data))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -87,7 +93,7 @@ def _take_streams(given: Assignment, doors: dict[str, int]) -> Stdio:
     numbers = [number if str(number) in doors else None for number in range(3)]
     for number in numbers:
         if number is not None:
-            os.dup2(doors[str(number)], number)
+            os.dup2(doors.pop(str(number)), number)
     stdin, stdout, stderr = numbers
     return Stdio(stdin=stdin, stdout=stdout, stderr=stderr, terminals=given.terminals)
 

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from wasm_sandboxer.engine.pool import MemoryPool
@@ -21,6 +21,7 @@ from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Program, is_externa
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.executor.assignment import PROCESS, Assignment
+from wasm_sandboxer.executor.confinement import Confinement
 from wasm_sandboxer.forking import wire
 from wasm_sandboxer.forking.client import ForkServer, Line
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
@@ -37,8 +38,13 @@ _log = logging.getLogger(__name__)
 class ProcessExecutor:
     """Starts guests in children of a fork server; see Executor."""
 
-    def __init__(self, forks: ForkServer) -> None:
+    def __init__(self, forks: ForkServer, confinement: Confinement | None = None) -> None:
         self._forks = forks
+        self._confinement = confinement
+
+    def within(self, confinement: Confinement) -> "ProcessExecutor":
+        """An executor for the one guest that this is made for."""
+        return ProcessExecutor(self._forks, confinement)
 
     def prepare(
         self,
@@ -50,24 +56,37 @@ class ProcessExecutor:
         pool: MemoryPool | None = None,
     ) -> "ProcessExecution":
         """See Executor. The kernel counts the memory of a process by itself."""
-        del place, pool
-        return ProcessExecution(self._forks, program, guest, stdio, name)
+        del pool
+        confinement = self._confinement or Confinement(guest=guest)
+        return ProcessExecution(self._forks, program, confinement, stdio, name, place)
 
 
 class ProcessExecution:
     """A guest in a process; see Execution."""
 
-    def __init__(self, forks: ForkServer, program: Program, guest: Guest, stdio: Stdio, name: str) -> None:
+    def __init__(
+        self,
+        forks: ForkServer,
+        program: Program,
+        confinement: Confinement,
+        stdio: Stdio,
+        name: str,
+        place: Place | None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._forks = forks
         self._program = program
-        self._guest = guest
+        self._confinement = confinement
+        self._group = confinement.group
+        self._place = place
+        self._kills = 0  # of its group's processes, before it began
         self._stdio = stdio
         self._name = name
         self._line: Line | None = None
         self._pidfd = -1
         self._tries = 0
         self._stopped = False
+        self._paused = False
         self._server_gone = False
         self._told: Exit | WasmSandboxerError | None = None
         self._end: wire.End | None = None
@@ -77,6 +96,7 @@ class ProcessExecution:
 
     async def begin(self) -> None:
         """See Execution."""
+        self._kills = self._count_kills()
         self._request()
         await asyncio.shield(self._began)
 
@@ -87,16 +107,32 @@ class ProcessExecution:
         self._stopped = True
         if self._pidfd >= 0:
             self._kill()
+            if self._paused:
+                self.resume()  # what version 1 has frozen does not die
         else:  # no child has it yet: whichever gets it finds nobody at the line, and is ended
             self._finish()
 
     def pause(self) -> None:
         """See Execution."""
-        self._signal(signal.SIGSTOP)
+        self._paused = True
+        if self._group is None:
+            self._signal(signal.SIGSTOP)
+            return
+        try:
+            self._group.freeze()
+        except OSError as error:
+            raise WasmSandboxerError(f"cannot freeze {self._name}: {error}") from None
 
     def resume(self) -> None:
         """See Execution."""
-        self._signal(signal.SIGCONT)
+        self._paused = False
+        if self._group is None:
+            self._signal(signal.SIGCONT)
+            return
+        try:
+            self._group.thaw()
+        except OSError as error:
+            raise WasmSandboxerError(f"cannot thaw {self._name}: {error}") from None
 
     def cpu_time(self) -> float:
         """See Execution."""
@@ -149,28 +185,34 @@ class ProcessExecution:
 
     def _ask(self, *, wait: bool) -> Line:
         """Send the assignment; on the loop or on a thread."""
-        doors: dict[str, int] = {}
+        confinement = self._confinement
+        doors = confinement.descriptors()
         streams = (self._stdio.stdin, self._stdio.stdout, self._stdio.stderr)
         doors |= {str(number): fd for number, fd in enumerate(streams) if fd is not None}
-        about = None
-        command = None
+        about, command = None, confinement.command
         if is_external(self._program):
-            command = self._program.command(self._guest)
+            command = command or self._program.command(confinement.guest)
             doors |= {str(number): fd for number, fd in enumerate(command.descriptors, FIRST_DESCRIPTOR)}
         else:
             assert is_portable(self._program), self._program
             carried = self._program.carry()
             about = carried.about
             doors["code"] = carried.code
-        given = Assignment(
-            name=self._name,
-            guest=self._guest,
-            program=about,
-            command=command,
-            terminals=self._stdio.terminals,
-            doors=tuple(doors),
-        )
-        return self._forks.begin(PROCESS, given.pack(), tuple(doors.values()), wait=wait)
+        with ExitStack() as undo:
+            if self._place is not None and not confinement.doors:
+                for number, door in enumerate(self._place.group.doors()):
+                    undo.callback(os.close, door)
+                    doors[f"group{number}"] = door
+            given = Assignment(
+                name=self._name,
+                guest=confinement.guest,
+                program=about,
+                command=command,
+                terminals=self._stdio.terminals,
+                enclosure=confinement.enclosure(),
+                doors=tuple(doors),
+            )
+            return self._forks.begin(PROCESS, given.pack(), tuple(doors.values()), wait=wait)
 
     def _listen(self, line: Line) -> None:
         if self.ended.done():  # it was stopped meanwhile
@@ -284,6 +326,8 @@ class ProcessExecution:
     def _kernels_word(self, status: int) -> Exit:
         """The end of a process that says nothing of it, by its wait status."""
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if number == signal.SIGKILL and self._count_kills() > self._kills:
+            return Exit(code=OOM_EXIT_CODE, reason=Reason.OUT_OF_MEMORY, message="the kernel ended it: out of memory")
         if self._stopped or number == signal.SIGKILL:
             return Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED)
         code = 128 + number if number else os.WEXITSTATUS(status)
@@ -292,6 +336,11 @@ class ProcessExecution:
         if number:
             return Exit(code=code, reason=Reason.TRAPPED, message=f"its process was ended by signal {number}")
         return Exit(code=TRAP_EXIT_CODE, reason=Reason.FAILED, message="its process ended without a word")
+
+    def _count_kills(self) -> int:
+        with suppress(OSError):
+            return self._group.kills() if self._group is not None else 0
+        return 0
 
     def _has_answer(self) -> bool:
         assert self._line is not None

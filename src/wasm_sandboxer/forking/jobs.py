@@ -27,12 +27,17 @@ Preload: TypeAlias = Callable[[bytes, tuple[int, ...]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """All that a fork server knows to run; `warm_up` is what each child does before it is asked for anything."""
+    """All that a fork server knows to run.
+
+    `warm_up` is what each child does before it is asked for anything; `kept` are descriptors of the server's that each
+    has, beside what it is given.
+    """
 
     jobs: Jobs = field(default_factory=dict)
     processes: Mapping[str, Process] = field(default_factory=dict)
     preloads: Mapping[str, Preload] = field(default_factory=dict)
     warm_up: Callable[[], None] = lambda: None
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

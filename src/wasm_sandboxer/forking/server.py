@@ -183,7 +183,7 @@ def _be_spare(channel: socket.socket, server: int, catalogue: Catalogue) -> NoRe
         if os.getppid() != server:  # it died before that could be seen
             os._exit(1)
         gc.disable()  # a collection would write to all that is shared
-        syscall.close_others(channel.fileno())
+        syscall.close_others(channel.fileno(), *catalogue.kept)
         os.setsid()
         default_signals()
         catalogue.warm_up()

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import signal
+from itertools import pairwise
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,9 +81,10 @@ def signal_group(pidfd: int, pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def close_others(kept: int) -> None:
-    """Close every descriptor of this process but 0, 1, 2 and one more (close_range(2), Linux 5.9)."""
-    for first, last in ((3, kept - 1), (kept + 1, _LAST_FD)):
+def close_others(*kept: int) -> None:
+    """Close every descriptor of this process but 0, 1, 2 and some more (close_range(2), Linux 5.9)."""
+    borders = [2, *sorted(kept), _LAST_FD + 1]
+    for first, last in ((low + 1, high - 1) for low, high in pairwise(borders)):
         if first <= last:
             check(libc.syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0), "close_range")
 

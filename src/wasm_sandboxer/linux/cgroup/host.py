@@ -71,6 +71,22 @@ class Host:
         return "; ".join([have, *lacks])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hierarchies:
+    """Where the trees of groups begin: version 1's by controller, or version 2's."""
+
+    v1: Mapping[str, Path]
+    unified: Path | None
+
+
+def find_hierarchies(proc: Path = Path("/proc/self")) -> Hierarchies | None:
+    """The trees that hold the cpu controller; None if there are none."""
+    v1_mounts, unified = _mounts((proc / "mountinfo").read_text())
+    if "cpu" in v1_mounts:
+        return Hierarchies(v1={name: mount.point for name, mount in v1_mounts.items()}, unified=None)
+    return Hierarchies(v1={}, unified=unified.point) if unified is not None else None
+
+
 def detect(proc: Path = Path("/proc/self")) -> Host:
     """Look at this process's mounts and groups."""
     hierarchies, unified = _mounts((proc / "mountinfo").read_text())

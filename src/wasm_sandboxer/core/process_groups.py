@@ -1,0 +1,89 @@
+"""The control groups of guests that run in processes: each container's own, at the path that its spec names.
+
+The kubelet and containerd expect a container's processes there. Made and removed in worker threads; the daemon itself
+never enters one.
+"""
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from wasm_sandboxer.core.groups import limits_of
+from wasm_sandboxer.errors import WasmSandboxerError
+from wasm_sandboxer.linux.cgroup.files import Budget
+from wasm_sandboxer.linux.cgroup.host import Hierarchies
+from wasm_sandboxer.linux.cgroup.processes import ProcessGroup, new_group, path_of
+from wasm_sandboxer.spec import Resources
+
+_LEAVING = 2.0  # seconds that processes which were killed may take to be gone
+_log = logging.getLogger(__name__)
+
+
+class ProcessGroups:
+    """Makes them; on a host without control groups it makes none."""
+
+    def __init__(self, hierarchies: Hierarchies | None, *, lenient: bool = False) -> None:
+        """`lenient` does without groups and bounds that cannot be had."""
+        self._hierarchies = hierarchies
+        self._lenient = lenient
+        self._budget = Budget()
+        self._parents: set[Path] = set()  # those that had to be made
+        self._lock = threading.Lock()
+
+    def make(self, path: str, resources: Resources, what: str) -> ProcessGroup | None:
+        """The group at a spec's cgroupsPath with its bounds; raises WasmSandboxerError that says why it cannot be."""
+        if self._hierarchies is None:
+            return None
+        place = path_of(path)
+        try:
+            group = new_group(self._hierarchies, place, self._budget)
+        except OSError as error:
+            if self._lenient:
+                _log.warning("%s has no control group at %s: %s", what, path, error)
+                return None
+            raise WasmSandboxerError(f"cannot make the control group {path} for {what}: {error}") from None
+        with self._lock:
+            self._parents.update(group.made)
+        try:
+            self.change(group, resources, what)
+        except WasmSandboxerError:
+            self.remove(group)
+            raise
+        return group
+
+    def change(self, group: ProcessGroup, resources: Resources, what: str) -> None:
+        """Set a group's bounds; raises WasmSandboxerError for what the kernel refuses."""
+        try:
+            group.apply(limits_of(resources))
+            if resources.memory is not None:
+                group.limit_memory(resources.memory)
+        except OSError as error:
+            if not self._lenient:
+                raise WasmSandboxerError(f"the kernel refuses the limits of {what}: {error}") from None
+            _log.warning("the kernel refuses the limits of %s: %s", what, error)
+
+    def remove(self, group: ProcessGroup) -> None:
+        """End what is in it and remove it, with those around it that were made for it and are empty."""
+        deadline = time.monotonic() + _LEAVING
+        while True:
+            try:
+                group.remove()
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    _log.warning("a control group is left behind: %s", error)
+                    return
+                time.sleep(0.002)
+        with self._lock:
+            for parent in sorted(self._parents, reverse=True):
+                with suppress(OSError):
+                    parent.rmdir()
+                    self._parents.discard(parent)
+
+    def forget(self, path: str) -> None:
+        """Remove the group of a container that a daemon which died has left."""
+        if self._hierarchies is not None:
+            with suppress(WasmSandboxerError, OSError):
+                self.remove(new_group(self._hierarchies, path_of(path), self._budget))

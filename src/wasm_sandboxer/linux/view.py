@@ -1,0 +1,115 @@
+"""What of the file system a process sees: nothing but /proc, then a container's root, or what a command needs of it.
+
+A mount namespace is a copy of the one it is made from, with everything that is mounted there; so a fork server first
+gives up all mounts, and its children have none of others' to hold on to. What they shall see comes as descriptors of
+trees (mount.clone_tree), which attach in any namespace.
+
+Only for processes with one thread. Source: mount_namespaces(7), pivot_root(2), proc(5) on hidepid and subset.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from wasm_sandboxer.linux import mount
+from wasm_sandboxer.linux.namespace import CLONE_NEWNS, unshare
+from wasm_sandboxer.linux.syscall import check, libc
+
+_PLACE = "/view"  # an empty folder of a bare view, where the next one is put together
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
+_FLAGS = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A tree that a process sees at a path; a link instead if `target` says where it leads."""
+
+    path: str
+    folder: bool = True
+    target: str = ""
+
+
+def be_bare() -> None:
+    """Give this process a namespace with nothing mounted but /proc and /dev/null, and no way back; raises OSError."""
+    proc, null = mount.clone_tree("/proc"), mount.clone_tree(os.devnull)
+    unshare(CLONE_NEWNS)
+    mount.mount("none", "/", flags=mount.MS_REC | mount.MS_PRIVATE)
+    mount.mount("tmpfs", "/proc", "tmpfs", _FLAGS, "mode=0755,size=64k,nr_inodes=64")
+    os.chdir("/proc")
+    for folder in ("proc", "dev", "view"):
+        os.mkdir(folder, 0o755)  # noqa: PTH102  # relative to where we are
+    os.close(os.open("dev/null", os.O_CREAT | os.O_WRONLY, 0o644))
+    _attach(proc, "proc")
+    _attach(null, "dev/null")
+    mount.mount("none", ".", flags=mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | _FLAGS)
+    _make_root()
+
+
+def separate() -> None:
+    """Give a child of a bare process mounts of its own."""
+    unshare(CLONE_NEWNS)
+
+
+def enter(tree: int) -> None:
+    """See this tree as the root and nothing else; for a bare process."""
+    _attach(tree, _PLACE)
+    os.chdir(_PLACE)
+    _make_root()
+
+
+def enter_made_of(trees: Iterable[tuple[Shown, int | None]]) -> None:
+    """See a root that is made of these trees, and a /proc of one's own processes; for a bare process."""
+    mount.mount("tmpfs", _PLACE, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0755,size=1m")
+    os.chdir(_PLACE)
+    for shown, tree in trees:
+        place = Path(shown.path.lstrip("/"))
+        place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if tree is None:
+            place.symlink_to(shown.target)
+            continue
+        if shown.folder:
+            place.mkdir(mode=0o755, exist_ok=True)
+        elif not place.exists():
+            place.touch(0o644)
+        _attach(tree, str(place))
+    Path("proc").mkdir(mode=0o555, exist_ok=True)
+    mount.mount("proc", "proc", "proc", _FLAGS, "hidepid=invisible,subset=pid")
+    flags = mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
+    mount.mount("none", ".", flags=flags)
+    _make_root()
+
+
+def show(path: Path) -> tuple[Shown, int | None]:
+    """A file or folder of the host's, read-only, with what is mounted in it, and without devices but for one of /dev.
+
+    The descriptor is the caller's to close; None for a symbolic link. Raises OSError.
+    """
+    if path.is_symlink():
+        return Shown(path=str(path), target=str(path.readlink())), None
+    tree = mount.clone_tree(path)
+    attributes = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_RDONLY
+    if PurePosixPath("/dev") not in path.parents:
+        attributes |= mount.MOUNT_ATTR_NODEV
+    try:
+        mount.set_attributes(tree, attributes, propagation=mount.MS_PRIVATE, recursive=True)
+    except OSError:
+        os.close(tree)
+        raise
+    return Shown(path=str(path), folder=path.is_dir()), tree
+
+
+def _attach(tree: int, path: str) -> None:
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        mount.attach_tree(tree, place)
+    finally:
+        os.close(place)
+        os.close(tree)
+
+
+def _make_root() -> None:
+    """Make the working directory the root, and let go of the root that was."""
+    check(libc.syscall(_PIVOT_ROOT, b".", b"."), "pivot_root")
+    mount.unmount(".", mount.MNT_DETACH)
+    os.chdir("/")
