@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from wasm_sandboxer.choices import EngineChoice
+from wasm_sandboxer.choices import EngineChoice, Isolation
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.units import parse_address, parse_duration, parse_size
 
@@ -62,6 +62,10 @@ class Config:
     node_memory: int = _key(
         "bound on linear memory of all guests on threads together, 0 for nine tenths of the machine's memory", 0,
         unit="size",
+    )  # fmt: skip
+    isolation: Isolation = _key(
+        "auto, thread or process, for containers that leave the choice; auto is a thread for a core module, and a "
+        "process for a component or what WasmEdge runs", Isolation.AUTO,
     )  # fmt: skip
     engine: EngineChoice = _key(
         "auto, wasmtime or wasmedge, for containers that leave the choice; auto is wasmtime, or WasmEdge where only "

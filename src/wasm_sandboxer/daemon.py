@@ -20,10 +20,11 @@ from wasm_sandboxer.config import RUN, Config
 from wasm_sandboxer.core.events import EventQueue
 from wasm_sandboxer.core.groups import Groups
 from wasm_sandboxer.core.observer import Nobody
+from wasm_sandboxer.core.process_groups import ProcessGroups
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.strays import Strays
-from wasm_sandboxer.core.task import Tools
+from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.core.workers import Workers
 from wasm_sandboxer.engine.choosing import ChoosingEngine
 from wasm_sandboxer.engine.pool import MemoryPool
@@ -34,10 +35,11 @@ from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine
 from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, WasmtimeEngine, store_key
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, Unavailable
 from wasm_sandboxer.executor.assignment import RUNTIME
+from wasm_sandboxer.executor.process import ProcessExecutor
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
-from wasm_sandboxer.linux.cgroup.host import detect
+from wasm_sandboxer.linux.cgroup.host import detect, find_hierarchies
 from wasm_sandboxer.rpc.admin import Admin
 from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller
@@ -103,12 +105,16 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         pool = MemoryPool("the node's", config.node_memory or _most_memory())
         tools = Tools(
             engine=make(config, forks, exporter.loaded if exporter else None),
-            executor=ThreadExecutor(nice=0),
+            threads=ThreadExecutor(nice=0),
+            processes=ProcessExecutor(forks),
             workers=workers,
             publish=queue.add,
             groups=groups,
+            process_groups=ProcessGroups(find_hierarchies(), lenient=config.lenient_limits),
             pool=pool,
             default_memory=config.default_memory,
+            isolation=config.isolation,
+            host_network=_own_network(stack),
             plugins=config.wasmedge_plugins if config.wasmedge_plugins != Path() else None,
             observer=exporter or Nobody(),
         )
@@ -130,6 +136,12 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             await _within(config.shutdown_timeout * 0.5, sandboxer.end_all())
         await _within(config.shutdown_timeout * 0.1, queue.drained())
     _log.info("stopped")
+
+
+def _own_network(stack: AsyncExitStack) -> int:
+    fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
 
 
 def _exporter(config: Config) -> "Exporter | None":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from wasm_sandboxer.choices import EngineChoice
+from wasm_sandboxer.choices import EngineChoice, Isolation
 
 TABLE_ELEMENTS = 1 << 20  # 8 MiB of host memory; a table is not charged as linear memory
 INSTANCES = 64  # a component is made of several core instances
@@ -66,8 +66,8 @@ class Guest:
     """One run of a module: argv (its name first), env, directories, limits.
 
     `function` names an export to call instead of the module's entry point; argv[1:] are then its arguments.
-    `engine` is what it is to run on. For WasmEdge: `plugins` is a folder or file of plugins on the host, `models`
-    what its WASI-NN loads before, each as NAME:ENCODING:TARGET:FILE, the file as the guest sees it.
+    `engine` and `isolation` are what it is to run on. For WasmEdge: `plugins` is a folder or file of plugins on the
+    host, `models` what its WASI-NN loads before, each as NAME:ENCODING:TARGET:FILE, the file as the guest sees it.
     """
 
     module: Path
@@ -78,6 +78,7 @@ class Guest:
     limits: Limits = field(default_factory=Limits)
     network: Network = Network.NONE
     engine: EngineChoice = EngineChoice.AUTO
+    isolation: Isolation = Isolation.AUTO
     plugins: Path | None = None
     models: tuple[str, ...] = ()
 

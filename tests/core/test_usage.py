@@ -35,7 +35,10 @@ def task_in(pool: MemoryPool, group: Any) -> Task:
     run = Run.ended("c", Exit(code=0, reason=Reason.EXITED, peak_memory=70))
     process = TaskProcess("c", run, SimpleNamespace())  # type: ignore[arg-type]
     guest = Guest(module=Path(), argv=("",))
-    return Task("ns", "c", Path("/b"), "s", process, SimpleNamespace(), ExitStack(), guest, pool, group)  # type: ignore[arg-type]
+    run.charged = group.charged
+    homes = SimpleNamespace(threads=None, processes=None)
+    setattr(homes, "processes" if group.charged else "threads", group)
+    return Task("ns", "c", Path("/b"), "s", process, SimpleNamespace(), ExitStack(), guest, pool, homes)  # type: ignore[arg-type]
 
 
 def sandbox_of(pool: MemoryPool, group: Any, *tasks: Task) -> Sandbox:

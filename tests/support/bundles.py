@@ -43,9 +43,10 @@ class Bundle:
         mounts: Sequence[Mapping[str, Any]] = (),
         annotations: Mapping[str, str] | None = None,
         memory: int | None = None,
+        process: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Write config.json, as containerd's CRI does for a Linux container."""
+        """Write config.json, as containerd's CRI does for a Linux container; `process` are more of that's fields."""
         spec: dict[str, Any] = {
             "ociVersion": "1.2.0",
             "process": {
@@ -54,6 +55,7 @@ class Bundle:
                 "cwd": cwd,
                 "terminal": terminal,
                 "user": {"uid": 0, "gid": 0},
+                **(process or {}),
             },
             "root": {"path": "rootfs", "readonly": readonly},
             "mounts": [

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.guestserver import OPEN
 from tests.support.guests import Guests, Ran, content, in_loop
+from tests.support.guestserver import OPEN
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.protocol import Command, ExportItem, ImportItem, Kind, Program
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine

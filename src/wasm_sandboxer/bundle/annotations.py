@@ -3,16 +3,21 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
-from wasm_sandboxer.choices import EngineChoice
+from wasm_sandboxer.choices import EngineChoice, Isolation
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.guest import Guest, place_of
 from wasm_sandboxer.linux.resolve import open_file_in_root
 
 ENGINE = "wasm-sandboxer.io/engine"
 PLUGINS = "wasm-sandboxer.io/wasmedge-plugin-path"
+ISOLATION = "wasm-sandboxer.io/isolation"
 MODELS = "wasm-sandboxer.io/wasmedge-nn-preload"
+
+T = TypeVar("T", bound=StrEnum)
 
 
 def with_annotations(guest: Guest, annotations: Mapping[str, str], *, plugins: Path | None) -> Guest:
@@ -22,17 +27,18 @@ def with_annotations(guest: Guest, annotations: Mapping[str, str], *, plugins: P
     """
     return replace(
         guest,
-        engine=_engine(annotations.get(ENGINE)),
+        engine=_choice(ENGINE, EngineChoice, annotations.get(ENGINE), guest.engine),
+        isolation=_choice(ISOLATION, Isolation, annotations.get(ISOLATION), guest.isolation),
         plugins=_plugins(annotations.get(PLUGINS), plugins),
         models=tuple(_model(each.strip(), guest) for each in annotations.get(MODELS, "").split(",") if each.strip()),
     )
 
 
-def _engine(given: str | None) -> EngineChoice:
+def _choice(name: str, choices: type[T], given: str | None, default: T) -> T:
     try:
-        return EngineChoice(given or EngineChoice.AUTO)
+        return choices(given) if given else default
     except ValueError:
-        raise InvalidArgument(f"{ENGINE} must be one of {', '.join(EngineChoice)}, not {given!r}") from None
+        raise InvalidArgument(f"{name} must be one of {', '.join(choices)}, not {given!r}") from None
 
 
 def _plugins(given: str | None, allowed: Path | None) -> Path | None:

@@ -30,9 +30,12 @@ class Container:
         *,
         place: Place | None = None,
         pool: MemoryPool | None = None,
+        charged: bool = False,
     ) -> None:
+        """`charged` says that the kernel counts its memory to a group of its own, and no pool does."""
         self.id = ident
         self.guest = guest
+        self.charged = charged
         self.state = State.CREATED
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._program = program
@@ -50,6 +53,7 @@ class Container:
         container = cls.__new__(cls)
         container.id = ident
         container.guest = Guest(module=Path(), argv=("",))
+        container.charged = False
         container.state = State.STOPPED
         container.exit = asyncio.get_running_loop().create_future()
         container.exit.set_result(end)

@@ -8,10 +8,11 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from wasm_sandboxer.core.groups import limits_of
-from wasm_sandboxer.errors import WasmSandboxerError
+from wasm_sandboxer.errors import FailedPrecondition, WasmSandboxerError
 from wasm_sandboxer.linux.cgroup.files import Budget
 from wasm_sandboxer.linux.cgroup.host import Hierarchies
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup, new_group, path_of
@@ -39,6 +40,7 @@ class ProcessGroups:
         place = path_of(path)
         try:
             group = new_group(self._hierarchies, place, self._budget)
+            inside = group.threads()
         except OSError as error:
             if self._lenient:
                 _log.warning("%s has no control group at %s: %s", what, path, error)
@@ -46,17 +48,22 @@ class ProcessGroups:
             raise WasmSandboxerError(f"cannot make the control group {path} for {what}: {error}") from None
         with self._lock:
             self._parents.update(group.made)
+        if inside:  # and those are not ours to end
+            raise FailedPrecondition(f"the control group {path} of {what} has processes in it already")
         try:
             self.change(group, resources, what)
         except WasmSandboxerError:
             self.remove(group)
             raise
+        finally:
+            with self._lock:
+                self._parents.update(group.made)
         return group
 
     def change(self, group: ProcessGroup, resources: Resources, what: str) -> None:
         """Set a group's bounds; raises WasmSandboxerError for what the kernel refuses."""
         try:
-            group.apply(limits_of(resources))
+            group.apply(replace(limits_of(resources), pids=resources.pids))
             if resources.memory is not None:
                 group.limit_memory(resources.memory)
         except OSError as error:

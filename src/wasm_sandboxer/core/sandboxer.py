@@ -17,13 +17,14 @@ from typing import Any
 
 from wasm_sandboxer.bundle.identity import forget_files, remove_files, write_files
 from wasm_sandboxer.bundle.rootfs import root_of, unmount_all
-from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
 from wasm_sandboxer.core.groups import limits_of
+from wasm_sandboxer.core.housing import Surroundings
 from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord, SandboxView
-from wasm_sandboxer.core.task import Request, Surroundings, Task, TaskProcess, Tools, dead_task, prepare
+from wasm_sandboxer.core.task import Request, Task, TaskProcess, dead_task, prepare
+from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.core.usage import charged_usage
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
@@ -223,35 +224,28 @@ class Sandboxer:
 
     async def _create(self, request: Request) -> Task:
         prepared = await self._tools.workers.run(prepare, request, self._tools, self._surroundings, self._record)
-        sandbox_id = prepared.spec.annotations.get(SANDBOX_ID, "")
+        ground, init = prepared.ground, prepared.init
+        sandbox_id = ground.spec.annotations.get(SANDBOX_ID, "")
         try:  # nothing is awaited between this and its being known: no sandbox stops in between
             self._require_not_ending()
             self._require_not_stopped(request, sandbox_id)
         except BaseException:
             await self._tools.workers.run(prepared.undo.close)
             raise
-        run = Run(
-            request.id,
-            prepared.program,
-            prepared.guest,
-            prepared.streams.stdio,
-            self._tools.executor,
-            place=self._tools.groups.place(prepared.group),
-            pool=prepared.pool,
-        )
         return Task(
             namespace=request.namespace,
             id=request.id,
             bundle=request.bundle,
             sandbox=sandbox_id,
-            init=TaskProcess(request.id, run, prepared.streams),
+            init=TaskProcess(request.id, init.run(request.id, ground.pool), init.streams, init.undo),
             tools=self._tools,
             undo=prepared.undo,
-            guest=prepared.guest,
-            group=prepared.group,
-            pool=prepared.pool,
-            most_processes=prepared.spec.resources.pids,
-            annotations=prepared.spec.annotations,
+            guest=init.guest,
+            homes=ground.homes,
+            ground=ground,
+            pool=ground.pool,
+            most_processes=ground.spec.resources.pids,
+            annotations=ground.spec.annotations,
         )
 
     def _record(self, request: Request, spec: Spec, undo: ExitStack) -> None:
@@ -260,6 +254,7 @@ class Sandboxer:
             "bundle": str(request.bundle),
             "sandbox": spec.annotations.get(SANDBOX_ID, ""),
             "streams": asdict(request.streams),
+            "cgroup": spec.cgroups_path,
         }
         undo.callback(self._records.remove, "containers", request.namespace, request.id)
         self._records.put("containers", request.namespace, request.id, record)
@@ -274,19 +269,26 @@ class Sandboxer:
             raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox_id} is stopped")
 
     def _surroundings(self, namespace: str, spec: Spec) -> Surroundings:
-        """The host's network for pods that have it; others have none until guests enter their namespaces."""
+        """What a guest on a thread has of a network is the host's, where the pod has that."""
         sandbox = self._sandboxes.get((namespace, spec.annotations.get(SANDBOX_ID, "")))
         if sandbox is None:
-            return Surroundings()
-        network = Network.NONE if sandbox.record.netns_path else Network.HOST
-        files = self._files_of(sandbox.record)
-        return Surroundings(network=network, group=sandbox.group, pool=sandbox.pool, identity=files)
+            return Surroundings(netns="" if spec.host_network else None)
+        return Surroundings(
+            network=Network.NONE if sandbox.record.netns_path else Network.HOST,
+            netns=sandbox.record.netns_path,
+            annotations=sandbox.record.annotations,
+            group=sandbox.group,
+            pool=sandbox.pool,
+            identity=self._files_of(sandbox.record),
+        )
 
     async def _recover_sandbox(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         self._sandboxes[namespace, ident] = self._new_sandbox(SandboxRecord(**record))
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         await self._tools.workers.run(unmount_all, root_of(Path(record["bundle"])))
+        if record["cgroup"]:
+            await self._tools.workers.run(self._tools.process_groups.forget, record["cgroup"])
         task = dead_task(namespace, ident, record, self._tools)
         task.undo.callback(self._records.remove, "containers", namespace, ident)
         self._tasks[namespace, ident] = task

@@ -17,41 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer.bundle.annotations import with_annotations
-from wasm_sandboxer.bundle.derive import derive_guest, open_module, with_process
+from wasm_sandboxer.bundle.derive import derive_guest, with_process
 from wasm_sandboxer.bundle.identity import identity_mounts
 from wasm_sandboxer.bundle.rootfs import RootMount, add_volumes, is_systems, make_read_only, mount_root
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
 from wasm_sandboxer.core.container import Container as Run
 from wasm_sandboxer.core.events import Event, Topic
-from wasm_sandboxer.core.groups import Groups, limits_of
+from wasm_sandboxer.core.homes import Homes
+from wasm_sandboxer.core.housing import Ground, Housed, Surroundings, house
 from wasm_sandboxer.core.identifiers import identifier
-from wasm_sandboxer.core.observer import CONTAINER, EXEC, Nobody, Observer
-from wasm_sandboxer.core.workers import Workers
+from wasm_sandboxer.core.observer import CONTAINER, EXEC
+from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Engine, Program
 from wasm_sandboxer.errors import AlreadyExists, NotFound, ResourceExhausted, WasmSandboxerError
-from wasm_sandboxer.executor.protocol import Executor
-from wasm_sandboxer.guest import Exit, Guest, Network, Reason
+from wasm_sandboxer.guest import Exit, Guest, Reason
 from wasm_sandboxer.lifecycle import State
 from wasm_sandboxer.linux.cgroup.protocol import Group
-from wasm_sandboxer.spec import SANDBOX_ID, Process, Resources, Spec, parse
+from wasm_sandboxer.spec import Process, Resources, Spec, parse
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """What containers are made with; shared by all."""
-
-    engine: Engine
-    executor: Executor
-    workers: Workers
-    publish: Callable[[Event], None]
-    groups: Groups
-    pool: MemoryPool  # the node's: what all guests on threads may have together
-    default_memory: int = 0
-    plugins: Path | None = None
-    observer: Observer = field(default_factory=Nobody)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,38 +50,23 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a container's sandbox gives it: a network, a group and a pool to be in (None: the daemon's own).
-
-    `identity` is the folder of its files for /etc.
-    """
-
-    network: Network = Network.NONE
-    group: Group | None = None
-    identity: Path | None = None
-    pool: MemoryPool | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What a worker thread has made ready for the loop."""
 
-    spec: Spec
-    guest: Guest
-    program: Program
-    streams: Streams
-    group: Group | None
-    pool: MemoryPool
+    ground: Ground
+    init: Housed
     undo: ExitStack
 
 
 class TaskProcess:
     """The init process or an exec: one run of a guest with its streams."""
 
-    def __init__(self, ident: str, run: Run, streams: Streams) -> None:
+    def __init__(self, ident: str, run: Run, streams: Streams, undo: ExitStack | None = None) -> None:
+        """`undo` closes what only its start takes."""
         self.id = ident
         self.run = run
         self.streams = streams
+        self.undo = undo or ExitStack()
         self.begun = False  # from the moment it is told to start
         self.started_at = 0.0
         self.exited_at = 0.0
@@ -130,13 +99,24 @@ class Task:
     undo: ExitStack
     guest: Guest
     pool: MemoryPool
-    group: Group | None = None
+    homes: Homes | None = None
+    ground: Ground | None = None  # None for one that a dead daemon left
     oom_count: int = 0  # guests that died of a limit on memory
     most_processes: int | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     execs: dict[str, TaskProcess] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     created_at: float = field(default_factory=time.time)
+
+    @property
+    def group(self) -> Group | None:
+        """The group of its guests on threads."""
+        return self.homes.threads if self.homes is not None else None
+
+    @property
+    def charged(self) -> Group | None:
+        """The group of its guests in processes, to which the kernel charges their memory."""
+        return self.homes.processes if self.homes is not None else None
 
     def process(self, exec_id: str) -> TaskProcess:
         """The init process for an empty id, else that exec; raises NotFound."""
@@ -164,6 +144,7 @@ class Task:
             observer.start_failed(kind)
             raise
         finally:
+            process.undo.close()
             process.run.exit.add_done_callback(lambda _: self._ended(process))
         process.started_at = time.time()
         observer.started(kind, time.perf_counter() - asked)
@@ -196,15 +177,16 @@ class Task:
         self.init.run.state.require("exec", f"container {self.id}")
         if exec_id in self.execs:
             raise AlreadyExists(f"exec {exec_id} exists in container {self.id}")
-        guest, program, streams = await self.tools.workers.run(self._prepare_exec, process, names)
+        assert self.ground is not None  # it is running
+        guest = with_process(self.guest, process)
+        housed = await self.tools.workers.run(house, self.tools, self.ground, guest, process, names)
         if exec_id in self.execs or self.init.run.state is not State.RUNNING:
-            streams.close()
+            housed.streams.close()
+            housed.undo.close()
             self.init.run.state.require("exec", f"container {self.id}")
             raise AlreadyExists(f"exec {exec_id} exists in container {self.id}")
-        place = self.tools.groups.place(self.group)
-        executor = self.tools.executor
-        run = Run(f"{self.id}/{exec_id}", program, guest, streams.stdio, executor, place=place, pool=self.pool)
-        self.execs[exec_id] = TaskProcess(exec_id, run, streams)
+        run = housed.run(f"{self.id}/{exec_id}", self.pool)
+        self.execs[exec_id] = TaskProcess(exec_id, run, housed.streams, housed.undo)
         self._publish(Topic.EXEC_ADDED, exec_id=exec_id)
 
     async def pause(self) -> None:
@@ -226,9 +208,8 @@ class Task:
     async def update(self, resources: Resources) -> None:
         """Change limits, at once. Memory that guests have already is not taken from them: they get no more."""
         self.init.run.state.require("update", f"container {self.id}")
-        if self.group is not None:
-            what = f"container {self.id}"
-            await self.tools.workers.run(self.tools.groups.change, self.group, limits_of(resources), what)
+        if self.homes is not None:
+            await self.tools.workers.run(self.homes.change, resources)
         if resources.pids is not None:
             self.most_processes = resources.pids
         if resources.memory is not None:
@@ -242,6 +223,7 @@ class Task:
         process.state.require("delete", f"exec {exec_id} of container {self.id}")
         await self._end_unstarted(process)
         process.streams.close()
+        process.undo.close()
         self.execs.pop(exec_id, None)
         return process
 
@@ -251,6 +233,7 @@ class Task:
         await self._end_unstarted(self.init)
         for process in (*self.execs.values(), self.init):
             process.streams.close()
+            process.undo.close()
         self.execs.clear()
         await self.tools.workers.run(self.undo.close)
         end = self.init.exited.result() if self.init.exited.done() else None
@@ -279,11 +262,6 @@ class Task:
             raise ResourceExhausted(
                 f"container {self.id} runs {running} processes, and its limit is {self.most_processes} (pids)"
             )
-
-    def _prepare_exec(self, process: Process, names: StreamNames) -> tuple[Guest, Program, Streams]:
-        guest = with_process(self.guest, process)
-        program = _load(self.tools.engine, guest, process)
-        return guest, program, Streams(names, self.id, self.namespace, hold_stdin=bool(self.sandbox))
 
     async def _end_unstarted(self, process: TaskProcess) -> None:
         """Let go whoever waits for a process that is deleted before it ran, or while it is starting."""
@@ -375,23 +353,30 @@ def prepare(
         if spec.root_read_only:
             make_read_only(root)
         guest = derive_guest(spec, root, volumes, network=around.network, default_memory=tools.default_memory)
-        guest = with_annotations(guest, spec.annotations, plugins=tools.plugins)
-        program = _load(tools.engine, guest, spec.process)
-        in_pod = SANDBOX_ID in spec.annotations
-        streams = Streams(request.streams, request.id, request.namespace, hold_stdin=in_pod)
-        undo.callback(streams.close)
-        group = tools.groups.container(around.group, request.id, limits_of(spec.resources))
-        if group is not None:
-            undo.callback(tools.groups.remove, group)
-        return Prepared(
-            spec=spec,
-            guest=guest,
-            program=program,
-            streams=streams,
-            group=group,
-            pool=MemoryPool("its", guest.limits.memory, around.pool or tools.pool),
-            undo=undo.pop_all(),
+        guest = dataclasses.replace(guest, isolation=tools.isolation)
+        guest = with_annotations(guest, {**around.annotations, **spec.annotations}, plugins=tools.plugins)
+        homes = Homes(
+            tools.groups,
+            tools.process_groups,
+            ident=request.id,
+            sandbox=around.group,
+            path=spec.cgroups_path,
+            resources=spec.resources,
         )
+        undo.callback(homes.close)
+        ground = Ground(
+            ident=request.id,
+            namespace=request.namespace,
+            spec=spec,
+            root=root,
+            around=around,
+            homes=homes,
+            pool=MemoryPool("its", guest.limits.memory, around.pool or tools.pool),
+        )
+        init = house(tools, ground, guest, spec.process, request.streams)
+        undo.callback(init.streams.close)
+        undo.callback(init.undo.close)
+        return Prepared(ground=ground, init=init, undo=undo.pop_all())
 
 
 def _add_identity(root: Path, files: Path, spec: Spec, undo: ExitStack) -> None:
@@ -429,20 +414,4 @@ def _read_spec(bundle: Path) -> Spec:
         data = (bundle / "config.json").read_bytes()
     except OSError as error:
         raise NotFound(f"{bundle}/config.json: {error.strerror}") from None
-    spec = parse(data)
-    if spec.not_honoured:
-        _log.debug("bundle %s asks for what a guest has no use for: %s", bundle, ", ".join(spec.not_honoured))
-    return spec
-
-
-def _load(engine: Engine, guest: Guest, process: Process) -> Program:
-    fd = open_module(guest, process)
-    try:
-        program = engine.load(Path(f"/proc/self/fd/{fd}"), name=str(guest.module), choice=guest.engine)
-    finally:
-        os.close(fd)
-    try:
-        program.check(guest)
-    except WasmSandboxerError as error:
-        raise type(error)(f"{guest.module}: {error}") from None
-    return program
+    return parse(data)

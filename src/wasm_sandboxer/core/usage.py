@@ -16,19 +16,24 @@ from wasm_sandboxer.linux.cgroup.protocol import Group, MemoryUsage, Usage
 
 def task_usage(task: Task) -> tuple[Usage, MemoryUsage]:
     """What a container's processes use; those that have ended use memory no more."""
-    usage = _group_usage(task.group) or _own_count([task])
-    return usage, usage.memory or _task_memory(task)
+    if task.charged is None:
+        return _group_usage(task.group) or _own_count([task]), _task_memory(task)
+    charged, ours = charged_usage(task), _task_memory(task)
+    memory = charged.memory or replace(ours, peak=max((run.memory() for run in _all(task)), default=0))
+    if task.group is None:
+        return charged, memory
+    together = replace(_memory_sum(ours, [charged]), limit=memory.limit, kills=max(ours.kills, memory.kills))
+    return _sum([_group_usage(task.group) or Usage(), charged]), together
 
 
 def sandbox_usage(sandbox: Sandbox) -> tuple[Usage, MemoryUsage]:
     """What a sandbox's containers use together; of those that were deleted, what the kernel still counts."""
     tasks = list(sandbox.tasks.values())
-    ours = [task for task in tasks if task.group is None or not task.group.charged]
-    usage = _group_usage(sandbox.group) or _own_count(ours)
+    usage = _group_usage(sandbox.group) or _own_count(tasks)
     pool = sandbox.pool
     memory = MemoryUsage(
         used=pool.used,
-        resident=sum(run.resident() for task in ours for run in _runs(task)),
+        resident=sum(run.resident() for task in tasks for run in _runs(task)),
         peak=pool.used,
         limit=pool.limit,
         refused=pool.refused,
@@ -40,7 +45,7 @@ def sandbox_usage(sandbox: Sandbox) -> tuple[Usage, MemoryUsage]:
 
 def charged_usage(task: Task) -> Usage:
     """What a container uses outside its sandbox's group; nothing for one that is in it."""
-    return (task.group is not None and task.group.charged and _group_usage(task.group)) or Usage()
+    return _group_usage(task.charged) or Usage()
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
@@ -102,6 +107,12 @@ def _task_memory(task: Task) -> MemoryUsage:
 
 
 def _runs(task: Task) -> list[Run]:
+    """Those that no group of the kernel's is charged with."""
+    runs = _all(task)
+    return runs if task.charged is None else [run for run in runs if not run.charged]
+
+
+def _all(task: Task) -> list[Run]:
     if not task.execs:
         return [task.init.run]
     return [task.init.run, *(each.run for each in task.execs.values())]

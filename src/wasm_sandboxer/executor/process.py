@@ -79,6 +79,9 @@ class ProcessExecution:
         self._confinement = confinement
         self._group = confinement.group
         self._place = place
+        self._command = confinement.command
+        if self._command is None and is_external(program):
+            self._command = program.command(confinement.guest)
         self._kills = 0  # of its group's processes, before it began
         self._stdio = stdio
         self._name = name
@@ -161,58 +164,62 @@ class ProcessExecution:
     def _request(self) -> None:
         """Ask the fork server; where that would wait, as for one that must be started again, on a thread."""
         self._tries += 1
-        try:
-            self._connect(wait=False)
-        except BlockingIOError:
-            threading.Thread(target=self._request_patiently, name="asking", daemon=True).start()
-        except WasmSandboxerError as error:
-            self._fail(error)
+        with ExitStack() as undo:
+            try:
+                doors = self._doors(undo)
+                given = self._assignment(tuple(doors))
+                self._listen(self._forks.begin(PROCESS, given, tuple(doors.values()), wait=False))
+            except BlockingIOError:
+                # Whoever stops this guest meanwhile closes what it was to be given.
+                fds = tuple(os.dup(fd) for fd in doors.values())
+                threading.Thread(
+                    target=self._request_patiently, args=(given, fds), name="asking", daemon=True
+                ).start()
+            except WasmSandboxerError as error:
+                self._fail(error)
+            except OSError as error:
+                self._fail(WasmSandboxerError(f"cannot start {self._name}: {error}"))
 
-    def _request_patiently(self) -> None:
+    def _request_patiently(self, given: bytes, fds: tuple[int, ...]) -> None:
         then: Callable[[], None]
         try:
-            line = self._ask(wait=True)
-        except WasmSandboxerError as error:
-            failure = error
+            line = self._forks.begin(PROCESS, given, fds)
+        except (WasmSandboxerError, OSError) as error:
+            failure = error if isinstance(error, WasmSandboxerError) else Unavailable(f"the fork server: {error}")
             then = lambda: self._fail(failure)  # noqa: E731
         else:
             then = lambda: self._listen(line)  # noqa: E731
+        for fd in fds:
+            os.close(fd)
         with suppress(RuntimeError):  # the loop is closed: the process is ending
             self._loop.call_soon_threadsafe(then)
 
-    def _connect(self, *, wait: bool) -> None:
-        self._listen(self._ask(wait=wait))
-
-    def _ask(self, *, wait: bool) -> Line:
-        """Send the assignment; on the loop or on a thread."""
-        confinement = self._confinement
-        doors = confinement.descriptors()
+    def _doors(self, undo: ExitStack) -> dict[str, int]:
+        """The descriptors that go to the child, by what they are there."""
+        doors = self._confinement.descriptors()
+        if self._place is not None and not self._confinement.doors:
+            for number, door in enumerate(self._place.group.doors()):
+                undo.callback(os.close, door)
+                doors[f"group{number}"] = door
         streams = (self._stdio.stdin, self._stdio.stdout, self._stdio.stderr)
         doors |= {str(number): fd for number, fd in enumerate(streams) if fd is not None}
-        about, command = None, confinement.command
-        if is_external(self._program):
-            command = command or self._program.command(confinement.guest)
-            doors |= {str(number): fd for number, fd in enumerate(command.descriptors, FIRST_DESCRIPTOR)}
-        else:
-            assert is_portable(self._program), self._program
-            carried = self._program.carry()
-            about = carried.about
-            doors["code"] = carried.code
-        with ExitStack() as undo:
-            if self._place is not None and not confinement.doors:
-                for number, door in enumerate(self._place.group.doors()):
-                    undo.callback(os.close, door)
-                    doors[f"group{number}"] = door
-            given = Assignment(
-                name=self._name,
-                guest=confinement.guest,
-                program=about,
-                command=command,
-                terminals=self._stdio.terminals,
-                enclosure=confinement.enclosure(),
-                doors=tuple(doors),
-            )
-            return self._forks.begin(PROCESS, given.pack(), tuple(doors.values()), wait=wait)
+        if self._command is not None:
+            doors |= {str(number): fd for number, fd in enumerate(self._command.descriptors, FIRST_DESCRIPTOR)}
+        elif is_portable(self._program):
+            doors["code"] = self._program.carry().code
+        return doors
+
+    def _assignment(self, doors: tuple[str, ...]) -> bytes:
+        given = Assignment(
+            name=self._name,
+            guest=self._confinement.guest,
+            program=self._program.carry().about if is_portable(self._program) else None,
+            command=self._command,
+            terminals=self._stdio.terminals,
+            enclosure=self._confinement.enclosure(),
+            doors=doors,
+        )
+        return given.pack()
 
     def _listen(self, line: Line) -> None:
         if self.ended.done():  # it was stopped meanwhile
@@ -311,6 +318,8 @@ class ProcessExecution:
         if isinstance(self._told, WasmSandboxerError) and not self._stopped:
             self._fail(self._told)
             return
+        if is_external(self._program) and end.message:
+            self._report(end.message)
         self._set_began()
         self.ended.set_result(end)
 
@@ -341,6 +350,14 @@ class ProcessExecution:
         with suppress(OSError):
             return self._group.kills() if self._group is not None else 0
         return 0
+
+    def _report(self, message: str) -> None:
+        """Write why a command's guest ended to its stderr, as far as that takes it at once: nobody else writes now."""
+        if self._stdio.stderr is not None:
+            with suppress(OSError):
+                os.set_blocking(self._stdio.stderr, False)
+                text = f"wasm-sandboxer: {self._confinement.guest.argv[0]}: {message}\n"
+                os.write(self._stdio.stderr, text.encode(errors="replace"))
 
     def _has_answer(self) -> bool:
         assert self._line is not None

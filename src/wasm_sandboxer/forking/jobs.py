@@ -29,8 +29,8 @@ Preload: TypeAlias = Callable[[bytes, tuple[int, ...]], None]
 class Catalogue:
     """All that a fork server knows to run.
 
-    `warm_up` is what each child does before it is asked for anything; `kept` are descriptors of the server's that each
-    has, beside what it is given.
+    `warm_up` is what each child does before it is asked for anything; `kept` are descriptors of the server's that
+    each has, beside what it is given.
     """
 
     jobs: Jobs = field(default_factory=dict)

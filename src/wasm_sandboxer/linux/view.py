@@ -10,7 +10,7 @@ Only for processes with one thread. Source: mount_namespaces(7), pivot_root(2), 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from wasm_sandboxer.linux import mount
 from wasm_sandboxer.linux.namespace import CLONE_NEWNS, unshare
@@ -89,7 +89,7 @@ def show(path: Path) -> tuple[Shown, int | None]:
         return Shown(path=str(path), target=str(path.readlink())), None
     tree = mount.clone_tree(path)
     attributes = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_RDONLY
-    if PurePosixPath("/dev") not in path.parents:
+    if Path("/dev") not in path.parents:
         attributes |= mount.MOUNT_ATTR_NODEV
     try:
         mount.set_attributes(tree, attributes, propagation=mount.MS_PRIVATE, recursive=True)

@@ -30,8 +30,8 @@ _THREADS = ("cpu", "cpuacct", "cpuset", "pids")  # what v1.py knows
 class ProcessGroup(Group, Protocol):
     """A group of processes; see Group. A process with one thread enters it by the doors, with all it becomes."""
 
-    made: tuple[Path, ...]
-    """The folders around it that had to be made, the outermost first."""
+    made: list[Path]
+    """The folders around it that had to be made so far."""
 
     def limit_memory(self, limit: int | None) -> None:
         """Set the bound on memory in bytes; None for none."""
@@ -56,7 +56,9 @@ def path_of(text: str) -> PurePosixPath:
     """
     if text.count(":") == 2 and "/" not in text:
         parent, prefix, name = text.split(":")
-        unit = name if name.endswith((".slice", ".scope")) else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
+        unit = (
+            name if name.endswith((".slice", ".scope")) else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
+        )
         return _slice(parent or "system.slice") / unit
     path = PurePosixPath("/", text)
     if ".." in path.parts or len(path.parts) < 2:
@@ -77,12 +79,14 @@ class V1Processes:
     charged = True
 
     def __init__(self, roots: Mapping[str, Path], path: PurePosixPath, budget: Budget) -> None:
+        self._roots = roots
+        self._path = path
         self._folders = {name: root / path for name, root in roots.items()}
         self._counters = Counters(budget)
-        made: list[Path] = []
+        self.made: list[Path] = []
         for name, root in roots.items():
-            made += _make_parents(root, path, cpuset=name == "cpuset")
-        self.made = tuple(made)
+            if name != "cpuset":  # in which a group must be given processors before anybody may enter
+                self.made += _make_parents(root, path)
         for name in ("memory", "freezer"):
             if name in self._folders:
                 self._folders[name].mkdir(mode=0o755, exist_ok=True)
@@ -95,7 +99,12 @@ class V1Processes:
 
     def apply(self, limits: GroupLimits) -> None:
         """See Group."""
-        self._others.apply(limits)
+        lacking = set(_THREADS) - set(self._folders)
+        if limits.hard() & lacking:
+            raise FileNotFoundError(f"no {', '.join(sorted(limits.hard() & lacking))} controller is mounted")
+        if "cpuset" in self._roots and (limits.cpus or limits.mems):
+            self.made += _make_parents(self._roots["cpuset"], self._path, cpuset=True)
+        self._others.apply(limits.without(lacking))
 
     def limit_memory(self, limit: int | None) -> None:
         """See ProcessGroup."""
@@ -142,8 +151,9 @@ class V1Processes:
                 _kill_all(read(f"{folder}/cgroup.procs"))
 
     def threads(self) -> list[int]:
-        """See Group."""
-        return self._others.threads()
+        """See Group; in whichever hierarchy."""
+        paths = [path for path in self._entrances("tasks") if os.path.exists(path)]  # noqa: PTH110
+        return sorted({int(tid) for path in paths for tid in read(path).split()})
 
     def names(self) -> set[str]:
         """See Group."""
@@ -175,7 +185,7 @@ class V2Processes:
     def __init__(self, root: Path, path: PurePosixPath, budget: Budget) -> None:
         self._folder = root / path
         self._counters = Counters(budget)
-        self.made = tuple(_make_parents(root, path))
+        self.made = _make_parents(root, path)
         for parent in (root, *(root / each for each in reversed(path.parents[:-1]))):
             _enable(parent)
         self._folder.mkdir(mode=0o755, exist_ok=True)
