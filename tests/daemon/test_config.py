@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wasm_sandboxer.choices import EngineChoice
+from wasm_sandboxer.choices import EngineChoice, Isolation
 from wasm_sandboxer.config import Config, LogFormat, LogLevel, load
 from wasm_sandboxer.errors import InvalidArgument
 
@@ -74,6 +74,7 @@ def test_every_key_can_be_set(file):
         nice = 0
         default_memory = "64MiB"
         node_memory = "2g"
+        isolation = "process"
         engine = "wasmtime"
         wasmedge = "/nowhere/wasmedge"
         wasmedge_plugins = "/nowhere/plugins"
@@ -98,6 +99,7 @@ def test_every_key_can_be_set(file):
         nice=0,
         default_memory=64 << 20,
         node_memory=2 << 30,
+        isolation=Isolation.PROCESS,
         engine=EngineChoice.WASMTIME,
         wasmedge=Path("/nowhere/wasmedge"),
         wasmedge_plugins=Path("/nowhere/plugins"),

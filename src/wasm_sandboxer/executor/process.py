@@ -352,7 +352,7 @@ class ProcessExecution:
         return 0
 
     def _report(self, message: str) -> None:
-        """Write why a command's guest ended to its stderr, as far as that takes it at once: nobody else writes now."""
+        """Write why a command's guest ended to its stderr, as far as that takes it at once; nobody else writes."""
         if self._stdio.stderr is not None:
             with suppress(OSError):
                 os.set_blocking(self._stdio.stderr, False)
