@@ -41,7 +41,7 @@ from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
 from wasm_sandboxer.linux.cgroup.host import detect, find_hierarchies
 from wasm_sandboxer.rpc.admin import Admin
-from wasm_sandboxer.rpc.call import log_call
+from wasm_sandboxer.rpc.call import log_call, method_of
 from wasm_sandboxer.rpc.controller import Controller
 from wasm_sandboxer.rpc.errors import translate
 from wasm_sandboxer.rpc.grpc import GrpcServer
@@ -203,7 +203,7 @@ async def _sockets(config: Config, sandboxer: Sandboxer, observe: Observe) -> As
 def _methods(service: str, handlers: Any, any_thread: frozenset[str] = frozenset()) -> dict[str, Method]:
     """A service's methods, by its handlers of the same names."""
     return {
-        name: Method(rpc.request, rpc.response, getattr(handlers, name), any_thread=name in any_thread)
+        name: method_of(rpc, getattr(handlers, name), any_thread=name in any_thread)
         for name, rpc in SERVICES[service].items()
     }
 

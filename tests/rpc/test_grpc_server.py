@@ -45,8 +45,10 @@ def serve(folder):
     """Serves handlers of strings; those of `at_once` in the server's own thread."""
 
     @contextlib.asynccontextmanager
-    async def served(handlers=None, at_once=None, translate=lambda _: None):
-        methods = {name: Method(StringValue, StringValue, handler) for name, handler in (handlers or {}).items()}
+    async def served(handlers=None, at_once=None, translate=lambda _: None, **options):
+        methods = {
+            name: Method(StringValue, StringValue, handler, **options) for name, handler in (handlers or {}).items()
+        }
         methods["echo"] = Method(StringValue, StringValue, lambda request, _: request)
         for name, handler in (at_once or {}).items():
             methods[name] = Method(StringValue, StringValue, handler, any_thread=True)
@@ -257,6 +259,37 @@ def test_a_handler_is_cancelled_when_its_client_gives_up(serve, how):
             assert await served.call(served.channel(), "echo", "x") == "x"
             assert [error.code for _, error, _ in served.observed if error] == [StatusCode.CANCELLED]
             assert not served.server._calls
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["cancel", "leave", "time out"])
+def test_a_handler_that_goes_to_the_end_is_not_cancelled(serve, how):
+    async def main():
+        begun, gate, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def change(request, call):
+            begun.set()
+            await gate.wait()
+            done.set()
+            return request
+
+        async with serve({"change": change}, to_the_end=True) as served:
+            channel = served.channel()
+            call = served.begin(channel, "change", timeout=0.5 if how == "time out" else None)
+            await begun.wait()
+            if how == "cancel":
+                call.cancel()
+            elif how == "leave":
+                await channel.close()
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                await call
+            async with asyncio.timeout(10):
+                while not served.observed:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                gate.set()
+                await done.wait()
+            assert [error.code for _, error, _ in served.observed] == [StatusCode.CANCELLED]
 
     asyncio.run(main())
 

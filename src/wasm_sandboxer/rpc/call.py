@@ -1,12 +1,12 @@
 """What a handler of ours needs to know of a call, whatever transport brought it; and what its log line names."""
 
-import asyncio
-import functools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from wasm_sandboxer.api.services import Rpc
 from wasm_sandboxer.errors import InvalidArgument
+from wasm_sandboxer.rpc.transport.call import Method
 from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 _NAMESPACE_KEYS = ("containerd-namespace-ttrpc", "containerd-namespace")
@@ -16,7 +16,6 @@ _QUIET = frozenset({"State", "Status", "Platform", "Pids", "Connect", "Stats", "
 _EXPECTED = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED, StatusCode.FAILED_PRECONDITION})
 _log = logging.getLogger("wasm_sandboxer.rpc")
 _Handler = TypeVar("_Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
-_running: set["asyncio.Task[Any]"] = set()  # held here, since the loop itself holds tasks only weakly
 
 
 class Context(Protocol):
@@ -44,21 +43,14 @@ def to_the_end(handler: _Handler) -> _Handler:
 
     What it has begun is then whole, and containerd's next call finds it: after a failed Create it sends Delete.
     """
-
-    @functools.wraps(handler)
-    async def run(self: Any, request: Any, context: Context) -> Any:
-        task = asyncio.ensure_future(handler(self, request, context))
-        _running.add(task)
-        task.add_done_callback(_finished)
-        return await asyncio.shield(task)
-
-    return run  # type: ignore[return-value]
+    vars(handler)["to_the_end"] = True
+    return handler
 
 
-def _finished(task: "asyncio.Task[Any]") -> None:
-    _running.discard(task)
-    if not task.cancelled():
-        task.exception()  # told to the client, if there still is one; unasked, asyncio would complain
+def method_of(rpc: Rpc, handler: Callable[..., Any], *, any_thread: bool = False) -> Method:
+    """A handler as the method that a transport serves."""
+    to_the_end = getattr(handler, "to_the_end", False)
+    return Method(rpc.request, rpc.response, handler, any_thread=any_thread, to_the_end=to_the_end)
 
 
 def log_call(context: Context, error: RpcError | None, seconds: float) -> None:

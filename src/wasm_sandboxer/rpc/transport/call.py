@@ -29,7 +29,7 @@ class Call:
         self.timeout: float | None = None
         """Seconds the client grants, from the call's arrival."""
         self.deadline: float | None = None
-        """When they are over, by the event loop's clock. The handler is cancelled then."""
+        """When they are over, by the event loop's clock. The handler is cancelled then, unless it goes to the end."""
 
 
 Handler: TypeAlias = Callable[[Any, Call], Awaitable[Message] | Message]
@@ -54,6 +54,8 @@ class Method:
     handler: Handler
     any_thread: bool = False
     """The handler is a plain function that only reads what any thread may read."""
+    to_the_end: bool = False
+    """The handler is not cancelled when its client has gone or its time is up: what it began shall be whole."""
 
 
 Services: TypeAlias = Mapping[str, Mapping[str, Method]]

@@ -18,6 +18,8 @@ from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 __all__ = ["Answers", "Dispatcher", "Offer"]
 
 _log = logging.getLogger(__name__)
+# Handlers at work. Held here, since the loop holds tasks only weakly, and a connection may be gone before them.
+_tasks: "set[asyncio.Task[None]]" = set()
 
 
 class Offer(Protocol):
@@ -43,13 +45,14 @@ class Answers(Protocol):
 class _Running(Call):
     """A call with what the dispatcher keeps of it."""
 
-    __slots__ = ("answered", "started", "stream", "task", "timer")
+    __slots__ = ("answered", "started", "stream", "task", "timer", "to_the_end")
 
     def __init__(self, stream: int, started: float, service: str, method: str, metadata: Mapping[str, str]) -> None:
         super().__init__(service, method, metadata)
         self.stream = stream
         self.started = started
         self.answered = False
+        self.to_the_end = False
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -126,6 +129,7 @@ class Dispatcher:
 
     def _start(self, call: _Running, method: Method, payload: bytes, timeout: float | None) -> None:
         """Run the handler. What it cannot answer at once goes on as a task."""
+        call.to_the_end = method.to_the_end
         if timeout is not None:
             call.timeout = timeout
             call.deadline = call.started + timeout
@@ -152,6 +156,8 @@ class Dispatcher:
             return
         call.task = task
         self._running[call.stream] = call
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
         if call.deadline is not None:
             call.timer = self._loop.call_at(call.deadline, self._expire, call)
 
@@ -169,14 +175,14 @@ class Dispatcher:
         self._end(call, RpcError(StatusCode.DEADLINE_EXCEEDED, f"not done within {call.timeout:g} s"))
 
     def _end(self, call: _Running, error: RpcError) -> None:
-        """Answer in the handler's place, and cancel it: once, so that nothing disturbs its cleaning up."""
+        """Answer in the handler's place, and stop it: once, so that nothing disturbs its cleaning up."""
         if call.answered:
             return
         self._fail(call, error)
         self._stop(call)
 
     def _stop(self, call: _Running) -> None:
-        if call.task:
+        if call.task and not call.to_the_end:
             # Not at once: a task that has not had its first turn would throw the handler's coroutine away
             # unawaited. Its turn is queued, so it comes before this.
             self._loop.call_soon(call.task.cancel)
@@ -221,7 +227,12 @@ class Dispatcher:
 
 
 def _begin(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
-    """A task; where Python can (3.12), it has run up to its first wait, and may be done already."""
+    """A task that has run up to its first wait, and may be done already. Not for use within another task."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, eager_start=True)
-    return loop.create_task(work)
+    task = loop.create_task(work)
+    # The same by hand: the loop of Python 3.11 keeps what is ready in a queue, the task's first step at its end.
+    ready = getattr(loop, "_ready", None)
+    if ready:
+        ready.pop()._run()  # noqa: SLF001
+    return task
