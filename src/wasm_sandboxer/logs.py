@@ -10,6 +10,9 @@ from wasm_sandboxer.config import LogFormat, LogLevel
 
 def configure(level: LogLevel, form: LogFormat) -> None:
     """Set up logging for this process."""
+    # Nothing of this is shown, and finding it out takes as long as the rest of a line: logging howto, "Optimization".
+    logging._srcfile = None  # noqa: SLF001  # which stands there
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
     root = logging.getLogger()
