@@ -24,6 +24,7 @@ from testing import oci
 from testing.containerd import SANDBOXER, Containerd, Handler
 from testing.cri import Cri
 from testing.events import Events
+from wasm_sandboxer.linux import mount
 from testing.vm import SLOWNESS
 
 OURS, FLOOR = "ours", "floor"
@@ -61,13 +62,15 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(parents=True, exist_ok=True)
+        mount.mount("tmpfs", self.state, "tmpfs")  # as /run is
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command, stderr=log, cwd=CHECKOUT)
         deadline = time.monotonic() + _STARTING
         while not self.listen.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
+                mount.unmount(self.state, mount.MNT_DETACH)
                 raise RuntimeError(f"the daemon does not come up\n{self.log_tail()}")
             time.sleep(0.01)
         return self
@@ -82,6 +85,7 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        mount.unmount(self.state)
 
     @property
     def pid(self) -> int:
