@@ -12,7 +12,7 @@ import os
 import posixpath
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from wasm_sandboxer.errors import InvalidArgument, WasmSandboxerError
 from wasm_sandboxer.guest import Preopen
@@ -72,15 +72,15 @@ def add_volumes(root: Path, mounts: list[Mount], undo: ExitStack) -> tuple[Preop
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for each in mounts:
-            place = PurePosixPath("/" + posixpath.normpath(each.destination).lstrip("/"))
-            if place == PurePosixPath("/"):
+            place = "/" + posixpath.normpath(each.destination).lstrip("/")
+            if place == "/":
                 raise InvalidArgument(f"a volume cannot be the whole file system: {each.destination}")
             made = _add(fd, each, undo)
-            preopens = [other for other in preopens if not PurePosixPath(other.guest).is_relative_to(place)]
+            preopens = [other for other in preopens if not f"{other.guest}/".startswith(f"{place}/")]
             if made is not None:
                 host = Path(f"/proc/{os.getpid()}/fd/{made}")  # which other processes of ours can open too
                 preopens.append(
-                    Preopen(host=host, guest=str(place), writable=not each.read_only, source=Path(each.source))
+                    Preopen(host=host, guest=place, writable=not each.read_only, source=Path(each.source))
                 )
     finally:
         os.close(fd)

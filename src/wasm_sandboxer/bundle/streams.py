@@ -144,7 +144,7 @@ class Streams:
         path = _local(name, which)
         if name.startswith("file://"):
             with suppress(OSError):  # opening it says what is wrong
-                path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+                Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, which)
             owner.callback(os.close, fd)
             return fd
@@ -164,14 +164,16 @@ class Streams:
         return self._logger.outputs
 
 
-def _local(name: str, which: str) -> Path:
+def _local(name: str, which: str) -> str:
+    if name.startswith("/"):  # as containerd has it for FIFOs, whatever letters are in it
+        return name
     parts = urlsplit(name)
-    if parts.scheme in ("", "fifo", "file") and parts.path.startswith("/"):
-        return Path(unquote(parts.path) if parts.scheme else name)
+    if parts.scheme in ("fifo", "file") and parts.path.startswith("/"):
+        return unquote(parts.path)
     raise InvalidArgument(f"{which}: {name!r} is neither a path nor file:// nor binary://")
 
 
-def _open(path: Path, flags: int, which: str) -> int:
+def _open(path: str, flags: int, which: str) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
     except OSError as error:

@@ -327,7 +327,7 @@ class Sandboxer:
         forget_files(self._folder, {self._files_of(record) for record in known})
 
     def _files_of(self, record: SandboxRecord) -> Path:
-        return self._folder / record.namespace / record.id
+        return Path(f"{self._folder}/{record.namespace}/{record.id}")
 
     def _keep(self, sandbox: Sandbox, **changes: Any) -> None:
         record = sandbox.record = dataclasses.replace(sandbox.record, **changes)

@@ -5,7 +5,6 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from pathlib import PurePosixPath
 
 from wasm_sandboxer.linux.syscall import check, libc
 
@@ -60,7 +59,7 @@ def make_in_root(root: int, path: str, *, folder: bool) -> int:
     """
     with suppress(FileNotFoundError):
         return open_in_root(root, path, os.O_PATH)
-    parts = list(PurePosixPath("/", path).parts[1:])
+    parts = _parts(path)
     done = "/"
     links = 0
     while parts:
@@ -75,9 +74,13 @@ def make_in_root(root: int, path: str, *, folder: bool) -> int:
             links += 1
             if links > _MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
-            parts = [*PurePosixPath("/", parent, target).parts[1:], *parts]
+            parts = [*_parts(f"{parent}/{target}" if not target.startswith("/") else target), *parts]
             done = "/"
     return open_in_root(root, done, os.O_PATH)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _make(root: int, parent: str, name: str, *, folder: bool) -> str | None:

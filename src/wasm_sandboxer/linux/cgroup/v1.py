@@ -25,7 +25,7 @@ class V1Group:
     charged = False
 
     def __init__(
-        self, folders: Mapping[str, Path], *, parent: "V1Group | None" = None, existing: bool = False
+        self, folders: Mapping[str, str | Path], *, parent: "V1Group | None" = None, existing: bool = False
     ) -> None:
         """Make the group; an `existing` one, the daemon's own, is only referred to."""
         self._folders = {name: str(folder) for name, folder in folders.items()}
@@ -42,9 +42,7 @@ class V1Group:
 
     def child(self, name: str) -> "V1Group":
         """See Group."""
-        return V1Group(
-            {controller: Path(f"{path}/{name}") for controller, path in self._folders.items()}, parent=self
-        )
+        return V1Group({controller: f"{path}/{name}" for controller, path in self._folders.items()}, parent=self)
 
     def apply(self, limits: GroupLimits) -> None:
         """See Group."""
