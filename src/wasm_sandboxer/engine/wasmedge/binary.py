@@ -19,6 +19,7 @@ unless `--run-mode` says otherwise (tried).
 """
 _VERSION = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
 _SECONDS = 10
+_BESIDE = ("lib", "lib64", "plugin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,10 @@ class Binary:
 
     @property
     def needs(self) -> tuple[Path, ...]:
-        """The folders that it is in, with what was installed beside it, as upstream's installer does: lib, plugin."""
+        """The folders it is in, and those beside a bin that upstream's installer puts libraries and plugins into."""
         folders = {self.path.parent, self.path.resolve().parent}
-        return tuple(folder.parent if folder.name == "bin" else folder for folder in folders)
+        beside = {folder.parent / name for folder in folders for name in _BESIDE if folder.name == "bin"}
+        return (*folders, *(folder for folder in beside if folder.is_dir()))
 
 
 class Finder:
