@@ -162,8 +162,7 @@ def test_a_trap_ends_with_134_and_the_reason_behind_the_output(edge: Cli, kind: 
     found = report(ended)
     assert (ended.code, found["reason"], found["exit_code"]) == (134, "trapped", 134)
     assert "[error] execution failed: " in ended.text
-    what = "trap: WasmEdge says why at the end of its output"
-    assert ended.stderr.splitlines()[0] == f"wasm-sandboxer: trap.wasm: {what}"
+    assert ended.stderr.startswith("wasm-sandboxer: trap.wasm: trap: WasmEdge says why at the end of its output, ")
 
 
 @pytest.mark.parametrize("how", ["compiled", "interpreted"])

@@ -1,14 +1,20 @@
-"""What annotations say of engines, plugins and models, in bundles made by hand; no containerd."""
+"""Guests of a real WasmEdge in the daemon, and what annotations say of it; bundles made by hand, no containerd."""
 
+import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
 
+from tests.support.bundles import bind
 from tests.support.daemon import Daemon
 from tests.support.modules import binary
-from wasm_sandboxer.rpc.ttrpc import StatusCode
+from tests.support.plugin import PRELOADED, build
+from wasm_sandboxer.api import typeurl
+from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
 
 pytestmark = pytest.mark.xdist_group("wasmedge")
 ENGINE = "wasm-sandboxer.io/engine"
@@ -82,3 +88,157 @@ def test_plugins_are_refused_where_none_are_allowed(own_daemon, connect, bundle,
         made = bundle("hello", annotations={PLUGINS: "/usr/lib"})
         message = refused(StatusCode.INVALID_ARGUMENT, connect(to=daemon).Create, id="c", bundle=str(made.folder))
         assert message == f"{PLUGINS}: none are allowed here; the configuration's wasmedge_plugins says which"
+
+
+# --- running
+
+
+@pytest.fixture
+def on_wasmedge(bundle):
+    """Makes bundles that are to run there."""
+
+    def make(*words, annotations=None, **settings):
+        return bundle(*words, annotations={ENGINE: "wasmedge", **(annotations or {})}, **settings)
+
+    return make
+
+
+@pytest.fixture
+def start(ttrpc, ident):
+    """Starts a bundle's container: its pid. It is killed afterwards, if it still runs."""
+    started = []
+
+    def begin(made, **streams):
+        ttrpc.Create(id=ident, bundle=str(made.folder), **(streams or made.streams()))
+        started.append(ident)
+        return ttrpc.Start(id=ident).pid
+
+    yield begin
+    for each in started:
+        with suppress(RpcError):  # it has ended
+            ttrpc.Kill(id=each, signal=9, all=True)
+        ttrpc.Wait(id=each)
+        ttrpc.Delete(id=each)
+
+
+@pytest.fixture
+def run(ttrpc, daemon, ident, start):
+    """Runs a bundle's container to its end: exit code, what it wrote to stdout and stderr."""
+
+    def to_the_end(made):
+        start(made)
+        out, err = made.read("stdout"), made.read("stderr")
+        return ttrpc.Wait(id=ident).exit_status, out, err
+
+    return to_the_end
+
+
+def test_a_guest_has_its_arguments_and_variables(run, on_wasmedge):
+    code, out, err = run(on_wasmedge("args", "one", "--two", env={"K": "V=1"}))
+    assert (code, err) == (0, b"")
+    assert out.decode().splitlines() == ["argv[0]=args.wasm", "argv[1]=one", "argv[2]=--two", "K=V=1", "PWD=/"]
+
+
+@pytest.mark.parametrize("code", [0, 7, 126, 255])
+def test_exit_codes_are_its_own(run, on_wasmedge, code):
+    assert run(on_wasmedge("exit", str(code))) == (code, b"", b"")
+
+
+def test_a_trap_ends_with_134(run, on_wasmedge, daemon, ident):
+    code, out, err = run(on_wasmedge("trap", "divide"))
+    assert code == 134
+    assert err.startswith(b"wasm-sandboxer: /trap.wasm: trap: WasmEdge says why at the end of its output, ")
+    assert b"[error] execution failed: integer divide by zero" in out
+    assert f"container {ident} ended: trapped with code 134" in daemon.log
+
+
+def test_bytes_go_through_as_they_are(ttrpc, ident, start, on_wasmedge):
+    made = on_wasmedge("cat")
+    start(made, **made.streams(stdin=True))
+    data = os.urandom(60_000)
+    made.write(data)
+    made.close_stdin()
+    ttrpc.CloseIO(id=ident, stdin=True)
+    assert made.read() == data
+    assert ttrpc.Wait(id=ident).exit_status == 0
+
+
+def test_volumes_are_as_the_spec_says(run, on_wasmedge, tmp_path):
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "file").write_text("from outside")
+    mounts = [bind(volume, "/data"), bind(volume, "/fixed", "ro")]
+    assert run(on_wasmedge("files", "read", "/fixed/file", mounts=mounts)) == (0, b"from outside", b"")
+    assert (volume / "file").read_text() == "from outside"
+
+
+@pytest.mark.parametrize(("folder", "code"), [("/data", 0), ("/fixed", 1)])
+def test_a_volume_is_written_only_where_it_may_be(run, on_wasmedge, tmp_path, folder, code):
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mounts = [bind(volume, "/data"), bind(volume, "/fixed", "ro")]
+    assert run(on_wasmedge("files", "write", f"{folder}/new", "x", mounts=mounts))[0] == code
+    assert (volume / "new").exists() == (code == 0)
+
+
+def test_it_sees_the_libraries_of_the_host_and_nothing_else_of_it(start, on_wasmedge, daemon):
+    pid = start(on_wasmedge("sleep", "forever"))
+    root = Path(f"/proc/{pid}/root")
+    assert (root / "rootfs/sleep.wasm").exists()
+    for place in ("etc/passwd", "etc/shadow", "var", "run", "sys", str(daemon.folder)[1:]):
+        assert not (root / place).exists(), place
+    with pytest.raises(OSError, match="Read-only file system"):
+        (root / "usr/new").touch()
+    assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_it_is_the_user_that_the_spec_names(start, on_wasmedge):
+    pid = start(on_wasmedge("sleep", "forever", process={"user": {"uid": 1234, "gid": 2345}}))
+    assert f"Uid:\t{1234}\t{1234}" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_it_runs_as_another_user_to_its_end(run, on_wasmedge):
+    assert run(on_wasmedge("hello", process={"user": {"uid": 1234, "gid": 2345}}))[:2] == (
+        0,
+        b"Hello from WebAssembly!\n",
+    )
+
+
+def test_a_signal_ends_it_at_once_and_with_all_it_is(ttrpc, ident, start, on_wasmedge):
+    made = on_wasmedge("sleep", "forever")
+    pid = start(made)
+    ttrpc.Kill(id=ident, signal=15)
+    assert ttrpc.Wait(id=ident).exit_status == 143
+    assert not Path(f"/proc/{pid}").exists()
+    assert made.read() == b""  # its output has come to its end
+
+
+def test_memory_is_bounded_by_the_engine_and_the_kernel(run, on_wasmedge, ident):
+    made = on_wasmedge("memhog", "200", memory=64 << 20, linux={
+        "cgroupsPath": f"/wst-{ident}/edge", "resources": {"memory": {"limit": 64 << 20}},
+    })  # fmt: skip
+    code, out, _ = run(made)
+    # What WasmEdge itself takes is charged too, so the kernel is first.
+    assert code == 137
+    assert b"refused" not in out
+
+
+def test_execs_choose_for_themselves(ttrpc, ident, start, bundle, on_wasmedge):
+    made = on_wasmedge("sleep", "forever")
+    made.add("socket-server", "exit")
+    start(made)
+    spec = {"args": ["/exit.wasm", "9"], "env": [], "cwd": "/"}
+    message = AnyMessage(type_url=typeurl.PROCESS, value=json.dumps(spec).encode())
+    ttrpc.Exec(id=ident, exec_id="e", spec=message)
+    pid = ttrpc.Start(id=ident, exec_id="e").pid
+    assert pid
+    assert ttrpc.Wait(id=ident, exec_id="e").exit_status == 9
+    ttrpc.Delete(id=ident, exec_id="e")
+
+
+def test_a_plugin_and_its_models_are_those_that_the_annotations_name(run, bundle, plugins):
+    build(plugins / "built")
+    made = bundle(annotations={PLUGINS: str(plugins / "built"), MODELS: "default:GGML:AUTO:/model"})
+    (made.root / "hello.wasm").write_bytes(binary(PRELOADED))
+    (made.root / "model").write_text("weights")
+    assert run(made)[0] == len("default:GGML:AUTO:/rootfs/model")

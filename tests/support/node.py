@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Node:
     """A daemon of ours and the containerd that it serves."""
 
-    def __init__(self, folder: Path, store: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, store: Path, *, wasmedge: Path | None = None, **settings: Any) -> None:
         environment = {"WASM_SANDBOXER_TASK_SOCKET": str(folder / "t.sock")}
         self.folder = folder
         self.containerd = Containerd(
@@ -38,7 +38,8 @@ class Node:
             log=folder / "cd.log",
             **settings,
         )
-        self.daemon = Daemon(folder, store, containerd=self.containerd.address)
+        variables = {"WASMEDGE": str(wasmedge)} if wasmedge is not None else {}
+        self.daemon = Daemon(folder, store, containerd=self.containerd.address, environment=variables)
         self.cri: Cri = self.containerd.cri
         self.ctr = self.containerd.ctr
         self._images = 0

@@ -5,6 +5,7 @@ waits for something to do, so that nobody waits for a fork. A client that closes
 kills the child; the server ends when the control socket does, and its children with it.
 """
 
+import fcntl
 import gc
 import os
 import select
@@ -23,6 +24,7 @@ from wasm_sandboxer.linux import syscall
 RUN, PRELOAD = b"r", b"p"  # kinds of requests: something for a child, something for the server itself
 _IDLE = 2  # milliseconds without a request after which the next spare child is forked
 _CAREFUL = 500  # the same after one that died unasked
+_OUT_OF_THE_WAY = 64  # the least number of a child's own socket: a command that it becomes has promised ones
 
 
 @dataclass
@@ -191,7 +193,8 @@ def _be_spare(channel: socket.socket, server: int, catalogue: Catalogue) -> NoRe
         if not message:
             os._exit(0)
         channel.close()
-        answers = socket.socket(fileno=fds[0])
+        answers = socket.socket(fileno=fcntl.fcntl(fds[0], fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY))
+        os.close(fds[0])
         request, argument, own = wire.open_request(message, fds[1:])
         if request.bounds is not None:
             job = catalogue.jobs[request.name]

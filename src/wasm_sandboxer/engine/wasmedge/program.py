@@ -20,6 +20,7 @@ from wasm_sandboxer.units import format_size
 
 _OWN_DATA = 256 << 20  # bytes beside the guest's memory: WasmEdge's own, the interpreter's stack, tables
 _ALL_OF_32_BITS = 1 << 32
+_WHY = "WasmEdge says why at the end of its output, unless the program itself exited with 134"
 Link = Callable[[Path | None, bool], None]
 
 
@@ -109,7 +110,8 @@ class WasmEdgeProgram:
     def exit_of(self, code: int) -> Exit:
         """See ExternalProgram."""
         if code in (TRAP_EXIT_CODE, 128 + signal.SIGSEGV):
-            why = "its stack is used up" if code != TRAP_EXIT_CODE else "WasmEdge says why at the end of its output"
+            # WasmEdge makes no difference between a trap and an exit with that code.
+            why = "its stack is used up" if code != TRAP_EXIT_CODE else _WHY
             return Exit(code=TRAP_EXIT_CODE, reason=Reason.TRAPPED, message=f"trap: {why}")
         return Exit(code=code, reason=Reason.EXITED)
 
