@@ -24,8 +24,8 @@ from testing import oci
 from testing.containerd import SANDBOXER, Containerd, Handler
 from testing.cri import Cri
 from testing.events import Events
-from wasm_sandboxer.linux import mount
 from testing.vm import SLOWNESS
+from wasm_sandboxer.linux import mount
 
 OURS, FLOOR = "ours", "floor"
 IMAGE = "localhost/bench:1"
