@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from wasm_sandboxer.choices import EngineChoice
+from wasm_sandboxer.choices import EngineChoice, Isolation
 from wasm_sandboxer.cli import BAD_INPUT, complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
 from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, engine_option, store_options
-from wasm_sandboxer.errors import ModuleError, Unsupported, WasmSandboxerError
+from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported, WasmSandboxerError
 
 if TYPE_CHECKING:
+    from wasm_sandboxer.engine.choosing import ChoosingEngine
     from wasm_sandboxer.engine.protocol import Program
     from wasm_sandboxer.executor.protocol import Executor
     from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
@@ -63,6 +64,13 @@ _GRACE = 0.015  # seconds a stopped guest has to end by itself before the proces
     help="What a component's sockets, name look-ups and HTTP requests reach.",
 )
 @engine_option
+@click.option(
+    "--isolation",
+    type=click.Choice([choice.value for choice in Isolation]),
+    default=Isolation.AUTO.value,
+    show_default=True,
+    help="Run it on a thread of this process, or in a child of its own; auto is a thread, but for WasmEdge.",
+)
 @click.option(
     "--plugins",
     type=click.Path(path_type=Path, exists=True),
@@ -110,7 +118,8 @@ def _run(options: dict[str, Any]) -> int:
     try:
         program.check(guest)
         with ExitStack() as undo:
-            return _execute(program, guest, options, _place(options["cpus"], undo))
+            executor = _executor(program, engine, Isolation(options["isolation"]), undo)
+            return _execute(program, guest, options, executor, _place(options["cpus"], undo))
     except ModuleError as error:
         raise ModuleError(f"{path}: {error}") from None
 
@@ -153,14 +162,16 @@ def _place(cpus: float | None, undo: ExitStack) -> "Place | None":
     return groups.place(group)
 
 
-def _execute(program: "Program", guest: "Guest", options: dict[str, Any], place: "Place | None") -> int:
+def _execute(
+    program: "Program", guest: "Guest", options: dict[str, Any], executor: "Executor", place: "Place | None"
+) -> int:
     import asyncio  # noqa: PLC0415  # start-up time
 
     # A reader that leaves (`| head`) ends this process as it ends others.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     begun = time.monotonic()
     stdio = _stdio(with_stdin=options["stdin"])
-    end, cause = asyncio.run(_supervise(program, guest, stdio, options["timeout"], place))
+    end, cause = asyncio.run(_supervise(program, guest, stdio, options["timeout"], executor, place))
     if cause == TIMED_OUT:
         complain(f"{guest.argv[0]} was stopped after {options['timeout']:g} s, its time limit (--timeout)")
     code = cause or (end.code if end is not None else 1)
@@ -170,7 +181,12 @@ def _execute(program: "Program", guest: "Guest", options: dict[str, Any], place:
 
 
 async def _supervise(
-    program: "Program", guest: "Guest", stdio: "Stdio", time_limit: float | None, place: "Place | None"
+    program: "Program",
+    guest: "Guest",
+    stdio: "Stdio",
+    time_limit: float | None,
+    executor: "Executor",
+    place: "Place | None",
 ) -> "tuple[Exit | None, int]":
     """Run the guest to its end; what ended it from outside is the second value, 0 for nothing."""
     import asyncio  # noqa: PLC0415
@@ -178,7 +194,7 @@ async def _supervise(
     from wasm_sandboxer.core.container import Container  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
-    container = Container(guest.argv[0], program, guest, stdio, _executor(program), place=place)
+    container = Container(guest.argv[0], program, guest, stdio, executor, place=place)
     interrupted: asyncio.Future[Any] = loop.create_future()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, and behind a shell's &
@@ -200,13 +216,27 @@ async def _supervise(
     )
 
 
-def _executor(program: "Program") -> "Executor":
+def _executor(program: "Program", engine: "ChoosingEngine", isolation: Isolation, undo: ExitStack) -> "Executor":
+    """Starts the guest; made while this process has one thread. Raises InvalidArgument for what cannot be."""
     from wasm_sandboxer.engine.protocol import is_external  # noqa: PLC0415
 
     if is_external(program):
         from wasm_sandboxer.executor.command import CommandExecutor  # noqa: PLC0415
 
+        if isolation is Isolation.THREAD:
+            raise InvalidArgument("--isolation thread: WasmEdge runs it, which is a process of its own")
         return CommandExecutor()
+    if isolation is Isolation.PROCESS:
+        from wasm_sandboxer.executor.assignment import PROCESS  # noqa: PLC0415
+        from wasm_sandboxer.executor.child import GuestProcesses  # noqa: PLC0415
+        from wasm_sandboxer.executor.process import ProcessExecutor  # noqa: PLC0415
+        from wasm_sandboxer.forking.client import LocalForkServer  # noqa: PLC0415
+        from wasm_sandboxer.forking.jobs import Catalogue  # noqa: PLC0415
+
+        forks = LocalForkServer(Catalogue(processes={PROCESS: GuestProcesses(engine.wasmtime.runtime).run}))
+        undo.callback(forks.stop)
+        forks.start()
+        return ProcessExecutor(forks)
     from wasm_sandboxer.executor.thread import ThreadExecutor  # noqa: PLC0415
 
     return ThreadExecutor()

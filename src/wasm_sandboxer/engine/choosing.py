@@ -44,7 +44,7 @@ class ChoosingEngine:
         preferred: EngineChoice = EngineChoice.AUTO,
     ) -> None:
         """`wasmedge` makes that engine when it is needed; `preferred` is for those who leave the choice."""
-        self._wasmtime = wasmtime
+        self.wasmtime = wasmtime
         self._make_wasmedge = wasmedge
         self._preferred = preferred
 
@@ -92,12 +92,12 @@ class ChoosingEngine:
         if choice is EngineChoice.WASMEDGE:
             return Chosen(what=act(self._wasmedge), engine=choice, reason="it is asked for")
         if choice is EngineChoice.WASMTIME:
-            return Chosen(what=act(self._wasmtime), engine=choice)
+            return Chosen(what=act(self.wasmtime), engine=choice)
         found = only_wasmedge(_imports(path, name))
         if found is not None:
             return self._on_wasmedge(name, _because_of(found), act)
         try:
-            return Chosen(what=act(self._wasmtime), engine=EngineChoice.WASMTIME)
+            return Chosen(what=act(self.wasmtime), engine=EngineChoice.WASMTIME)
         except UnknownFeature as error:
             try:
                 reason = str(error).removeprefix(f"{name}: ")

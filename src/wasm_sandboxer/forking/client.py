@@ -2,20 +2,22 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from wasm_sandboxer.errors import Unavailable
 from wasm_sandboxer.forking import answer, wire
-from wasm_sandboxer.forking.job import blame
-from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed
-from wasm_sandboxer.forking.server import PRELOAD, RUN
+from wasm_sandboxer.forking.job import blame, require_one_thread
+from wasm_sandboxer.forking.jobs import Bounds, Catalogue, JobEnd, JobFailed
+from wasm_sandboxer.forking.server import PRELOAD, RUN, serve
 from wasm_sandboxer.forking.wire import Request
 
 _TRIES = 2
@@ -36,6 +38,18 @@ class Line:
         self.answers.close()
 
 
+class Launched(Protocol):
+    """The server's process; as of subprocess.Popen."""
+
+    pid: int
+
+    def kill(self) -> None:
+        """End it now."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Reap it; raises subprocess.TimeoutExpired."""
+
+
 class ForkServer:
     """Runs jobs and processes in children of a fork server; see Runner. `module` is what `python -m` runs as one."""
 
@@ -43,7 +57,7 @@ class ForkServer:
         self._module = module
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Launched | None = None
         self._preloads: list[tuple[Request, tuple[int, ...]]] = []
 
     @property
@@ -142,16 +156,21 @@ class ForkServer:
         if self._control is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", self._module, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                )
+                self._process = self._launch(ours, theirs)
             self._control = ours
             for request, fds in self._preloads:
                 if not self._try(ours, PRELOAD, request, list(fds)):
                     raise _given_up()
         return self._control
+
+    def _launch(self, ours: socket.socket, theirs: socket.socket) -> Launched:
+        """Start a server that has the other end of the control socket."""
+        del ours  # which no program executed inherits
+        return subprocess.Popen(
+            [sys.executable, "-m", self._module, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
 
     def _end(self) -> None:
         if self._control is not None:
@@ -161,6 +180,52 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+class LocalForkServer(ForkServer):
+    """A fork server that is itself a fork of this process, which must have one thread when it is started.
+
+    For a command: all that it has loaded its children have too.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        super().__init__("")
+        self._catalogue = catalogue
+
+    def _launch(self, ours: socket.socket, theirs: socket.socket) -> Launched:
+        require_one_thread()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ours.close()
+                serve(theirs, self._catalogue)
+            finally:
+                os._exit(0)
+        return _Forked(pid)
+
+
+class _Forked:
+    """See Launched."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
+                if not pid:
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise subprocess.TimeoutExpired("fork server", timeout or 0)
+                    time.sleep(0.001)
+                    continue
+                return os.waitstatus_to_exitcode(status)
+            return 0  # reaped before
 
 
 def _began(status: socket.socket) -> bool:
