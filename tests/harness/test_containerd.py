@@ -105,7 +105,8 @@ def test_pods_outlive_a_restart(containerd, cri, pod, shell, crash):
 
 
 def test_nothing_is_left_after_close(root, shell):
-    before = set(Path("/run").iterdir()), guardian.cgroups("k8s.io")[0].exists()
+    before = set(Path("/run").iterdir())
+    had_group = guardian.cgroups("k8s.io")[0].exists()  # another containerd's, perhaps, which may end meanwhile
     with Containerd(runc=True) as containerd:
         containerd.import_image(shell)
         folder, cri = containerd.folder, containerd.cri
@@ -119,7 +120,8 @@ def test_nothing_is_left_after_close(root, shell):
     assert not guardian.processes(folder)
     assert not guardian.mounts(folder)
     assert not any(path.exists() for path in guardian.cgroups(folder.name))
-    assert (set(Path("/run").iterdir()), guardian.cgroups("k8s.io")[0].exists()) == before
+    assert set(Path("/run").iterdir()) == before
+    assert had_group or not guardian.cgroups("k8s.io")[0].exists()
     assert str(folder) not in Path("/proc/net/unix").read_text()
 
 

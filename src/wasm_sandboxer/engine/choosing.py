@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, Union
 from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.engine import wasm
 from wasm_sandboxer.engine.protocol import ImportItem, Kind, Program
-from wasm_sandboxer.engine.source import Stored, read_source
+from wasm_sandboxer.engine.source import Stored, read_again, read_source
 from wasm_sandboxer.engine.wasmedge.imports import only_wasmedge
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
 from wasm_sandboxer.errors import ModuleError, Unavailable, UnknownFeature
@@ -67,22 +67,25 @@ class ChoosingEngine:
         name = name or str(path)
         choice = self._preferred if choice is EngineChoice.AUTO else choice
 
-        def load(engine: Either) -> Program:
-            return engine.load(path, name=name, waiting=waiting)
+        with read_again(path, name) as source:
 
-        chosen = self._choose(path, name, choice, load)
-        if choice is EngineChoice.AUTO and chosen.engine is EngineChoice.WASMTIME:
-            found = only_wasmedge(chosen.what.imports)  # of one in text, or by a type that wasmtime does not have
-            if found is not None:
-                return self._on_wasmedge(name, _because_of(found), load)
-        return chosen
+            def load(engine: Either) -> Program:
+                return engine.load(source, name=name, waiting=waiting)
+
+            chosen = self._choose(source, name, choice, load)
+            if choice is EngineChoice.AUTO and chosen.engine is EngineChoice.WASMTIME:
+                found = only_wasmedge(chosen.what.imports)  # of one in text, or by a type that wasmtime does not have
+                if found is not None:
+                    return self._on_wasmedge(name, _because_of(found), load)
+            return chosen
 
     def compile(
         self, path: Path, *, choice: EngineChoice = EngineChoice.AUTO, waiting: Waiting = None
     ) -> Chosen[Stored]:
         """See that the module is in the store, for the engine that would run it; raises as `load`."""
         choice = self._preferred if choice is EngineChoice.AUTO else choice
-        return self._choose(path, str(path), choice, lambda engine: engine.compile(path, waiting=waiting))
+        with read_again(path, str(path)) as source:
+            return self._choose(source, str(path), choice, lambda engine: engine.compile(source, waiting=waiting))
 
     @cached_property
     def _wasmedge(self) -> "WasmEdgeEngine":

@@ -1,6 +1,7 @@
 """A module's source on its way to a compiler: read from a file, handed to a child, refused; for any engine."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,24 @@ def read_source(path: Path, name: str) -> bytes:
     if not wasm.looks_like_text(data):
         wasm.kind_of(data)
     return data
+
+
+@contextmanager
+def read_again(path: Path, name: str) -> Iterator[Path]:
+    """A path to the same file that can be read more than once; a pipe's content is copied. Raises ModuleError."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = stat.S_IFREG  # whoever reads it says what is wrong
+    if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)):
+        yield path
+        return
+    try:
+        source = read_source(path, name)
+    except ModuleError as error:
+        raise type(error)(f"{name}: {error}") from None
+    with in_memory(source) as fd:
+        yield Path(f"/proc/self/fd/{fd}")
 
 
 @contextmanager
