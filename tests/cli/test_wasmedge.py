@@ -420,6 +420,22 @@ def test_a_module_it_cannot_run_is_refused_in_one_line(
     assert said in edge.refused(*ON_WASMEDGE, wat(text))
 
 
+def test_what_reads_a_strangers_module_sees_nothing_of_the_host(cli: Cli, tmp_path: Path, superuser: None) -> None:
+    (tmp_path / "bin").mkdir(mode=0o755)
+    script = tmp_path / "bin" / "wasmedge"
+    script.write_text("""#!/bin/sh
+        [ "$1" = --version ] && echo wasmedge version 0.14.1 && exit
+        found=$(for each in /etc/passwd /root /home /var /usr/bin/env; do [ -e $each ] && echo $each; done)
+        echo "[error] $(id -u) $(touch /usr/new 2>/dev/null || echo refused)" $found
+        exit 1""")
+    script.chmod(0o755)
+    said = cli.refused(*ON_WASMEDGE, example("hello"), env={"WASMEDGE": str(script)})
+    assert said == f"{example('hello')}: 65534 refused /usr/bin/env"
+    (tmp_path / "bin").chmod(0o700)
+    said = cli.refused(*ON_WASMEDGE, example("hello"), env={"WASMEDGE": str(script)})
+    assert said == f"{example('hello')}: {script} must be for everybody to read and execute"
+
+
 def test_an_invalid_module_is_refused(edge: Cli, tmp_path: Path) -> None:
     (tmp_path / "m.wasm").write_bytes(
         module(section(1, b"\x01\x60\x00\x00"), section(3, b"\x01\x00"), section(10, b"\x01\x03\x00\x6a\x0b"))

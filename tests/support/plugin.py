@@ -19,6 +19,7 @@ PRELOADED = """(module
 def build(folder: Path) -> Path:
     """Put the plugin into the folder, which WasmEdge can then be given."""
     folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)  # WasmEdge is run by others than root
     caches = {"ZIG_LOCAL_CACHE_DIR": str(_CACHE), "ZIG_GLOBAL_CACHE_DIR": str(_CACHE)}
     subprocess.run(
         [sys.executable, "-m", "ziglang", "cc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror",

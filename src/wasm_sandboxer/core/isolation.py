@@ -18,11 +18,6 @@ from wasm_sandboxer.linux.resolve import open_in_root
 from wasm_sandboxer.linux.view import Shown
 from wasm_sandboxer.spec import Process, Spec
 
-# What a command of the host's needs to run at all, as far as it is there.
-_OF_THE_HOST = (
-    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ssl", "/etc/pki",
-    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
-)  # fmt: skip
 _OF_THE_CONTAINER = ("/etc/resolv.conf", "/etc/hosts")  # for name look-ups
 _log = logging.getLogger(__name__)
 
@@ -107,13 +102,7 @@ def _privileges(spec: Spec, process: Process) -> Privileges:
 
 def _shown(needs: list[Path], root: Path, undo: ExitStack) -> Iterator[tuple[Shown, int | None]]:
     """What a command sees beside the container's root, the outer before the inner."""
-    usual = [Path(path) for path in _OF_THE_HOST if os.path.lexists(path)]
-    places = [path.resolve() for path in usual]
-    others = {path for path in needs if not any(path.resolve().is_relative_to(place) for place in places)}
-    for path in sorted([*usual, *others]):
-        if path in (Path("/"), Path("/proc")):
-            continue  # the first would be all of the host, and of the second it has one of its own
-        shown, tree = view.show(path)
+    for shown, tree in view.of_host(needs):
         if tree is not None:
             undo.callback(os.close, tree)
         yield shown, tree

@@ -8,7 +8,7 @@ Only for processes with one thread. Source: mount_namespaces(7), pivot_root(2), 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,11 @@ from wasm_sandboxer.linux import mount
 from wasm_sandboxer.linux.namespace import CLONE_NEWNS, unshare
 from wasm_sandboxer.linux.syscall import check, libc
 
+# What a command of the host's needs to run at all, as far as it is there.
+_OF_COMMANDS = (
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ssl", "/etc/pki",
+    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
+)  # fmt: skip
 _PLACE = "/view"  # an empty folder of a bare view, where the next one is put together
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
 _FLAGS = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
@@ -78,6 +83,16 @@ def enter_made_of(trees: Iterable[tuple[Shown, int | None]]) -> None:
     flags = mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
     mount.mount("none", ".", flags=flags)
     _make_root()
+
+
+def of_host(needs: Iterable[Path]) -> Iterator[tuple[Shown, int | None]]:
+    """What a command of the host's sees to run at all and, beside the usual, needs; as `show` gives each."""
+    usual = [Path(path) for path in _OF_COMMANDS if os.path.lexists(path)]
+    places = [path.resolve() for path in usual]
+    others = {path for path in needs if not any(path.resolve().is_relative_to(place) for place in places)}
+    for path in sorted([*usual, *others]):
+        if path not in (Path("/"), Path("/proc")):  # the first would be all of it, and of the second it has its own
+            yield show(path)
 
 
 def show(path: Path) -> tuple[Shown, int | None]:

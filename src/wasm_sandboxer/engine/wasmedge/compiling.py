@@ -9,12 +9,14 @@ import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from wasm_sandboxer.engine import wasm
 from wasm_sandboxer.engine.interface import Interface, interface_of
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmedge import rewriting, tool
+from wasm_sandboxer.engine.wasmedge.binary import Binary
 from wasm_sandboxer.engine.wasmedge.imports import check_sockets
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.forking.jobs import Jobs
@@ -50,12 +52,12 @@ class Prepared:
     seconds: float
 
 
-def prepare_request(binary: Path, folder: str, memory: int) -> bytes:
+def prepare_request(binary: Binary, folder: str, memory: int) -> bytes:
     """The argument of the job `PREPARE`, whose descriptors are the source and the target.
 
     `folder` is scratch, `memory` what the compiler may have in bytes.
     """
-    return json.dumps({"binary": str(binary), "folder": folder, "memory": min(memory, tool.DATA)}).encode()
+    return json.dumps({**_about(binary), "folder": folder, "memory": min(memory, tool.DATA)}).encode()
 
 
 def read_prepared(answer: bytes) -> Prepared:
@@ -70,9 +72,13 @@ def read_prepared(answer: bytes) -> Prepared:
     )
 
 
-def try_request(binary: Path, plugins: Path | None, *, models: bool) -> bytes:
+def try_request(binary: Binary, plugins: Path | None, *, models: bool) -> bytes:
     """The argument of the job `TRY`, whose descriptor is a module that was prepared; `models` want WASI-NN."""
-    return json.dumps({"binary": str(binary), "plugins": str(plugins or ""), "models": models}).encode()
+    return json.dumps({**_about(binary), "plugins": str(plugins or ""), "models": models}).encode()
+
+
+def _about(binary: Binary) -> dict[str, Any]:
+    return {"binary": str(binary.path), "needs": [str(path) for path in binary.needs]}
 
 
 def read_tried(answer: bytes) -> None:
@@ -95,6 +101,7 @@ def _prepare(argument: bytes, fds: tuple[int, ...]) -> bytes:
     tool.bound(given["memory"])
     try:
         module = rewriting.cleaned(_module(_read(source)))
+        tool.enclose(given["needs"], given["folder"])  # nothing is imported from here on
         spaces = wasm.spaces(module)
         if any(memory.is_64 for memory in spaces.memories):
             return _refusal("it has a 64-bit memory, which WasmEdge does not know")
@@ -131,6 +138,7 @@ def _try_job(argument: bytes, fds: tuple[int, ...]) -> bytes:
     """Load and link a prepared module, of which nothing is run."""
     given = json.loads(argument)
     plugins = Path(given["plugins"]) if given["plugins"] else None
+    tool.enclose([*given["needs"], *([given["plugins"]] if plugins is not None else [])])
     try:
         if given["models"] and _NN not in tool.run_here([given["binary"], "--version"], environment(plugins)).output:
             return _refusal("it has models to be loaded before, and WasmEdge has no plugin wasi_nn here")

@@ -116,7 +116,7 @@ class WasmEdgeEngine:
             store.new_file(digest) as target,
             tempfile.TemporaryDirectory(prefix="wasm-sandboxer-") as scratch,
         ):
-            request = compiling.prepare_request(binary.path, scratch, self._bounds.memory)
+            request = compiling.prepare_request(binary, scratch, self._bounds.memory)
             bounds = Bounds(memory=tool.ADDRESSES, seconds=self._bounds.seconds)
             try:
                 answer = self._runner.run(compiling.PREPARE, request, (file, target), bounds, waiting)
@@ -138,7 +138,7 @@ class WasmEdgeEngine:
     def _link(self, binary: Binary, files: Files, plugins: Path | None, models: bool) -> None:  # noqa: FBT001
         """Raise ModuleError if the module does not find its imports, or models nobody to load them."""
         bounds = Bounds(memory=tool.ADDRESSES, seconds=_TRY_SECONDS)
-        request = compiling.try_request(binary.path, plugins, models=models)
+        request = compiling.try_request(binary, plugins, models=models)
         try:
             answer = self._runner.run(compiling.TRY, request, (files.descriptor(None),), bounds)
         except JobFailed as failure:

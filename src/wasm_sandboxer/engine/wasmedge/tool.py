@@ -7,11 +7,16 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.forking.jobs import Bounds, Runner
-from wasm_sandboxer.linux import syscall
+from wasm_sandboxer.linux import mount, namespace, privileges, syscall, view
+from wasm_sandboxer.linux.privileges import Privileges
+from wasm_sandboxer.linux.view import Shown
 
 JOB = "wasmedge"
+_NOBODY = 65534
 ADDRESSES = 1 << 42  # bytes; WasmEdge reserves 12 GiB for each memory of a module
 _MOST_OUTPUT = 64 << 10
 DATA = 6 << 30  # bytes of memory of its own: what a module of the most memory starts with, and some
@@ -43,6 +48,8 @@ def run_here(argv: Sequence[str], env: Mapping[str, str] | None = None, data: in
     `data` are the bytes of memory that it may have for itself.
     """
     bound(data)
+    if not os.access(argv[0], os.X_OK):
+        raise ModuleError(f"{argv[0]} must be for everybody to read and execute")
     with subprocess.Popen(
         argv,
         env=dict(env or {}),
@@ -58,6 +65,28 @@ def run_here(argv: Sequence[str], env: Mapping[str, str] | None = None, data: in
             pass
         code = process.wait()
     return Done(code=code, output=output.decode(errors="replace"))
+
+
+def enclose(needs: Sequence[str], scratch: str = "") -> None:
+    """Let this process, a job's, see no more of the host than a command needs, reach nothing, and have no privilege.
+
+    What it has is still mighty enough to be misled by a module. Only a privileged one can do that, and has reason to;
+    where it may not, in somebody else's container, it stays as it is. Its `scratch` stays writable.
+    """
+    if os.geteuid() != 0:
+        return
+    privileges.prepare()
+    shown = list(view.of_host([Path(path) for path in needs]))
+    if scratch:
+        os.chown(scratch, _NOBODY, _NOBODY)
+        shown.append((Shown(path=scratch), mount.clone_tree(scratch)))
+    try:
+        namespace.unshare(namespace.CLONE_NEWNET)
+    except PermissionError:
+        return
+    view.be_bare()
+    view.enter_made_of(shown)
+    privileges.drop(Privileges(uid=_NOBODY, gid=_NOBODY))
 
 
 def bound(data: int) -> None:
