@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -72,6 +73,30 @@ def test_a_process_that_has_ended_makes_room(ttrpc, ident, bundle):
     ttrpc.Kill(id=ident, signal=9)
     ttrpc.Wait(id=ident)
     ttrpc.Delete(id=ident)
+
+
+def test_guests_that_end_with_their_quota_used_up_hold_up_nobody(ttrpc, ident, bundle):
+    """The kernel holds each for a second; if one held the GIL then, the daemon would stand still for as long."""
+    slow = {"cpu": {"quota": 1000, "period": 1_000_000}}
+    made = bundle("sleep", "forever", linux={"resources": slow})
+    made.add("hello")
+    ttrpc.Create(id=ident, bundle=str(made.folder))
+    ttrpc.Start(id=ident)
+    names = [f"e{number}" for number in range(20)]
+    for name in names:
+        ttrpc.Exec(id=ident, exec_id=name, spec=exec_spec("/hello.wasm"))
+    for name in names:
+        ttrpc.begin("Start", id=ident, exec_id=name)
+    worst = 0.0
+    for _ in range(400):
+        begun = time.monotonic()
+        ttrpc.State(id=ident)
+        worst = max(worst, time.monotonic() - begun)
+        time.sleep(0.005)
+    ttrpc.Kill(id=ident, signal=9)
+    ttrpc.Wait(id=ident)
+    ttrpc.Delete(id=ident)
+    assert worst < 0.4
 
 
 # Bounds are loose where another process may take the processor that the kernel would give.

@@ -349,6 +349,13 @@ def test_stop_and_continue_signals_pause_and_resume(task, ident, sleeper):
     assert task.State(id=ident).status == RUNNING
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @dataclass
 class Usage:
     cpu: int  # microseconds
@@ -452,10 +459,7 @@ def test_a_guest_runs_on_a_thread_named_after_its_container(task, daemon, bundle
     task.Create(id=ident, bundle=str(bundle("sleep", "forever").folder))
     pid = task.Start(id=ident).pid
     assert Path(f"/proc/{daemon.pid}/task/{pid}/comm").read_text() == "0123456789abcde\n"
-    deadline = time.monotonic() + PATIENCE
-    while os.getpriority(os.PRIO_PROCESS, pid) != 0 and time.monotonic() < deadline:  # as soon as it has entered
-        time.sleep(0.002)
-    assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+    wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 0)  # as soon as it has entered its group
     task.Kill(id=ident, signal=9)
     task.Wait(id=ident)
     task.Delete(id=ident)

@@ -34,6 +34,7 @@ _THREAD_DIRECTED = {
 _BLOCKED = signals.all_but(_THREAD_DIRECTED | {WAKE_SIGNAL})
 _WAKE = signals.mask({WAKE_SIGNAL})
 _FIRST_WAKE, _LONGEST_WAKE = 0.001, 0.1  # seconds between signals to a guest that has not ended yet
+_OVERDUE = 0.008  # the interval between signals from which on a guest is held up by something
 _PATIENCE = 1.0  # seconds after which a stopped guest that still waits is given up
 _log = logging.getLogger(__name__)
 
@@ -107,10 +108,6 @@ class ThreadExecution:
             return
         self._stopped_at = self._loop.time()
         self._control.stop()
-        if self._place is not None:
-            # Its group may have used its quota up, and it has only its end to come to. Not here: moving a thread
-            # between groups may take the kernel some milliseconds.
-            _thread.start_new_thread(self._leave, ())
         self._hurry()
         self._wake(_FIRST_WAKE)
 
@@ -259,6 +256,12 @@ class ThreadExecution:
             with suppress(OSError):  # not privileged, or in a cgroup without real-time: it ends in its turn
                 os.sched_setscheduler(self.pid, os.SCHED_FIFO, os.sched_param(1))
 
+    def _calm_down(self) -> None:
+        """Take its place in the queue again: it may be in the midst of an instruction that fills gigabytes."""
+        if self.pid:
+            with suppress(OSError):  # as above, and then it has nothing to lay down
+                os.sched_setscheduler(self.pid, os.SCHED_OTHER, os.sched_param(0))
+
     def _wake(self, interval: float) -> None:
         """Interrupt what the stopped guest waits in; again and again, since it may only be about to wait."""
         if self.ended.done():
@@ -268,6 +271,13 @@ class ThreadExecution:
         if self._loop.time() - self._stopped_at > _PATIENCE:
             self._give_up()
             return
+        if interval >= _OVERDUE:
+            self._calm_down()
+            if self._place is not None:
+                # Its group has used its quota up, and it has only its end to come to. Not at once: one that runs
+                # leaves by itself, which costs the kernel far less than moving another thread. And not here: that
+                # may take the kernel some milliseconds.
+                _thread.start_new_thread(self._leave, ())
         self._loop.call_later(interval, self._wake, min(interval * 2, _LONGEST_WAKE))
 
     def _give_up(self) -> None:
