@@ -10,9 +10,12 @@ the daemon's sockets, without a containerd. Needs root.
 
 import asyncio
 import contextlib
+import json
 import os
+import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +24,11 @@ from typing import Any
 import wasmtime
 
 from benchmarks.fairness import last_cpu
+from benchmarks.fresh import CHECKOUT
 from benchmarks.guests import set_nice
 from benchmarks.node import OURS, Daemon, daemons
 from benchmarks.report import Report, Target
 from benchmarks.sandboxes import PERIOD, Guest, Sandboxes, sandboxes
-from benchmarks.task_client import TaskClient
 from wasm_sandboxer.rpc.ttrpc import RpcError
 
 GUESTS = Path(__file__).with_name("hostile_guests")
@@ -33,9 +36,8 @@ _KEEPS = Target(column="p50", at_least=90)
 _ANSWERS = Target(column="max", at_most=50)
 _QUOTA = 40  # percent of a processor
 _MIB = 1 << 20
-_NICE = -15  # the benchmark's own: what it measures is not its own waiting
+_NICE = -15  # the benchmark's own
 _RESTART = 0.2  # seconds after which one is killed that does not end by itself
-_BETWEEN = 0.02  # seconds between questions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +120,8 @@ async def _beside(report: Report, made: Sandboxes, hostile: Hostile, rounds: int
 
 
 def _answers(report: Report, asked: "Answers", target: Target | None) -> None:
-    report.row("State", asked.state, target=target)
-    report.row("List", asked.listing, target=target)
-    report.row("Kill of another, until Wait returns", asked.kill, target=target)
+    for name, took in asked.took.items():
+        report.row("Kill of another, until Wait returns" if name == "Kill" else name, took, target=target)
 
 
 def _holdings(pid: int) -> tuple[int, int]:
@@ -130,11 +131,9 @@ def _holdings(pid: int) -> tuple[int, int]:
 
 @dataclass
 class Answers:
-    """How long answers took, in milliseconds."""
+    """How long answers took, in milliseconds, by what was asked."""
 
-    state: list[float] = field(default_factory=list)
-    listing: list[float] = field(default_factory=list)
-    kill: list[float] = field(default_factory=list)
+    took: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Worker:
@@ -210,36 +209,17 @@ async def _finish(running: "asyncio.Future[Any]", ending: asyncio.Event) -> None
 
 @asynccontextmanager
 async def _asking(made: Sandboxes, answers: Answers) -> AsyncIterator[None]:
-    """Ask all the while, one question after another, over a connection of its own."""
-    sandbox = await made.sandbox()
-    async with await TaskClient.connect(made.daemon.task_listen) as client:
-        asking = asyncio.ensure_future(_ask(made, sandbox, client, answers))
-        try:
-            yield
-        finally:
-            asking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asking
-            await made.remove(sandbox)
-
-
-async def _ask(made: Sandboxes, sandbox: str, client: TaskClient, answers: Answers) -> None:
-    while True:
-        victim = await made.guest(sandbox, "/sleep.wasm", "forever")
-        for _ in range(4):
-            await _timed(answers.state, client.state(victim.id))
-            await _timed(answers.listing, client.list())
-            await asyncio.sleep(_BETWEEN)
-        waiting = asyncio.ensure_future(client.wait(victim.id))
-        await asyncio.sleep(_BETWEEN)
-        begun = time.perf_counter()
-        await client.kill(victim.id)
-        await waiting
-        answers.kill.append((time.perf_counter() - begun) * 1e3)
-        await client.delete(victim.id)
-
-
-async def _timed(samples: list[float], question: Awaitable[Any]) -> None:
-    begun = time.perf_counter()
-    await question
-    samples.append((time.perf_counter() - begun) * 1e3)
+    """Have another process ask all the while."""
+    with tempfile.TemporaryDirectory(prefix="wsq-", dir="/tmp") as folder:
+        command = [sys.executable, "-m", "benchmarks.asking", str(made.daemon.task_listen), f"{folder}/bundles"]
+        pipes = dict.fromkeys(("stdin", "stdout"), asyncio.subprocess.PIPE)
+        asker = await asyncio.create_subprocess_exec(*command, cwd=CHECKOUT, limit=1 << 24, **pipes)
+        assert asker.stdin is not None
+        assert asker.stdout is not None
+        await asker.stdout.readline()  # it has begun
+        yield
+        asker.stdin.close()
+        said = await asker.stdout.read()
+        await asker.wait()
+    for name, took in json.loads(said).items():
+        answers.took.setdefault(name, []).extend(took)

@@ -4,6 +4,7 @@ What the kernel has counted is read from its own files, by the groups that the d
 """
 
 import asyncio
+import functools
 import itertools
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +21,7 @@ from wasm_sandboxer.api import cri_pb2, sandbox_pb2, typeurl
 from wasm_sandboxer.api.services import CONTROLLER, SERVICES
 from wasm_sandboxer.daemon import group_name
 from wasm_sandboxer.linux.cgroup.host import Host, detect
-from wasm_sandboxer.linux.cgroup.protocol import Group, Usage
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Usage
 
 PERIOD = 100_000
 _METADATA = (("containerd-namespace", NAMESPACE),)
@@ -51,7 +52,7 @@ class Sandboxes:
         self._numbers = itertools.count(1)
         self._made: list[str] = []
 
-    @property
+    @functools.cached_property
     def root(self) -> Group:
         """The group that holds all others of the daemon."""
         return self._host.root(group_name(self.daemon.state))
@@ -106,6 +107,8 @@ async def sandboxes(daemon: Daemon, folder: Path) -> AsyncIterator[Sandboxes]:
         tasks = await stack.enter_async_context(await TaskClient.connect(daemon.task_listen))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{daemon.listen}"))
         made = Sandboxes(daemon, bundles, tasks, channel)
+        # So many shares for all guests together that what else runs here takes little of their processor.
+        made.root.apply(GroupLimits(shares=20 * 1024))
         stack.push_async_callback(made.remove_all)
         yield made
 

@@ -57,9 +57,10 @@ class Bundle:
 class Bundles:
     """Bundles of one image, on a tmpfs of their own, which overlays take where the machine's own root is one."""
 
-    def __init__(self, folder: Path) -> None:
-        """Mount it; close() unmounts."""
+    def __init__(self, folder: Path, prefix: str = "b") -> None:
+        """Mount it; close() unmounts. Ids are the prefix and a number."""
         self._folder = folder
+        self._prefix = prefix
         folder.mkdir()
         mount.mount("tmpfs", folder, "tmpfs")
         self._image = folder / "image"
@@ -75,7 +76,7 @@ class Bundles:
     def make(self, *args: str, **options: Any) -> Bundle:
         """A new bundle that runs these arguments, the module first; `options` are Bundle's."""
         self._made += 1
-        return Bundle(self._folder / f"b{self._made}", self._image, list(args), **options)
+        return Bundle(self._folder / f"{self._prefix}{self._made}", self._image, list(args), **options)
 
     def close(self) -> None:
         """Remove everything."""
