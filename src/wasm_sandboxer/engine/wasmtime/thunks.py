@@ -6,9 +6,9 @@ guest's cell.
 
 on_epoch(context, cell, *delta, *kind) -> error or NULL
     Called by the engine in a store whose epoch deadline has passed (wasmtime_store_epoch_deadline_callback), and so
-    before the guest's first instruction. If the cell has doors, the thread goes through them into its group, by
-    writing `0` to each and closing it, and takes the guest's priority; what a write failed with is left in the
-    cell. If the cell's `pause` is set it calls that (sem_wait) with the cell's semaphore. Then it returns the cell's
+    before the guest's first instruction. If the cell has doors, the thread takes the guest's priority, and then goes
+    through them into its group, by writing `0` to each and closing it; what a write failed with is left in the cell.
+    If the cell's `pause` is set it calls that (sem_wait) with the cell's semaphore. Then it returns the cell's
     error, once, or its refusal if the thread could not enter, or NULL with the deadline one tick ahead.
 
 call(block) -> what the function returned
@@ -73,14 +73,17 @@ ON_EPOCH: Thunks = {
             push %rdx
             sub $8, %rsp
             cmpq $0, (%rsi)
-            jne 5f
-            lea 0x60(%rsi), %r8
-            cmpl $0, (%r8)
-            js 4f
-            mov %rsi, %r9
-        1:  movslq (%r8), %rdi
-            test %edi, %edi
+            jne 4f
+            cmpl $0, 0x60(%rsi)
             js 3f
+            mov %rsi, %r9
+            mov 0x88(%r9), %edx
+            xor %edi, %edi
+            xor %esi, %esi
+            mov $141, %eax
+            syscall
+            lea 0x60(%r9), %r8
+        1:  movslq (%r8), %rdi
             movl $-1, (%r8)
             lea 0x80(%r9), %rsi
             mov $1, %edx
@@ -92,36 +95,32 @@ ON_EPOCH: Thunks = {
         2:  mov $3, %eax
             syscall
             add $4, %r8
-            jmp 1b
-        3:  mov 0x88(%r9), %edx
-            xor %edi, %edi
-            xor %esi, %esi
-            mov $141, %eax
-            syscall
+            cmpl $0, (%r8)
+            jns 1b
             mov %r9, %rsi
-        4:  mov 8(%rsi), %rax
+        3:  mov 8(%rsi), %rax
             test %rax, %rax
-            je 5f
+            je 4f
             lea 16(%rsi), %rdi
             call *%rax
-        5:  add $8, %rsp
+        4:  add $8, %rsp
             pop %rdx
             pop %rsi
             mov (%rsi), %rax
             movq $0, (%rsi)
             test %rax, %rax
-            jne 6f
+            jne 5f
             cmpq $0, 0x90(%rsi)
-            je 6f
+            je 5f
             mov 0x98(%rsi), %rax
             movq $0, 0x98(%rsi)
-        6:  movq $1, (%rdx)
+        5:  movq $1, (%rdx)
             ret
         """,
         bytes.fromhex(
-            "56524883ec0848833e00756b4c8d46604183380078524989f149633885ff783341c700ffffffff498db180000000ba01"
-            "000000b8010000000f054885c0790749898190000000b8030000000f054983c004ebc6418b918800000031ff31f6b88d"
-            "0000000f054c89ce488b46084885c07406488d7e10ffd04883c4085a5e488b0648c706000000004885c0751c4883be90"
+            "56524883ec0848833e00756b837e600078564989f1418b918800000031ff31f6b88d0000000f054d8d416049633841c7"
+            "00ffffffff498db180000000ba01000000b8010000000f054885c0790749898190000000b8030000000f054983c00441"
+            "83380079c64c89ce488b46084885c07406488d7e10ffd04883c4085a5e488b0648c706000000004885c0751c4883be90"
             "000000007412488b869800000048c786980000000000000048c70201000000c3"
         ),
     ),
@@ -131,13 +130,17 @@ ON_EPOCH: Thunks = {
             stp x1, x2, [sp, #16]
             mov x9, x1
             ldr x10, [x9]
-            cbnz x10, 5f
+            cbnz x10, 4f
             add x11, x9, #0x60
             ldr w10, [x11]
-            tbnz w10, #31, 4f
+            tbnz w10, #31, 3f
+            mov x0, #0
+            mov x1, #0
+            ldrsw x2, [x9, #0x88]
+            mov x8, #140
+            svc #0
             mov w12, #-1
         1:  ldrsw x13, [x11]
-            tbnz x13, #63, 3f
             str w12, [x11], #4
             mov x0, x13
             add x1, x9, #0x80
@@ -149,33 +152,29 @@ ON_EPOCH: Thunks = {
         2:  mov x0, x13
             mov x8, #57
             svc #0
-            b 1b
-        3:  mov x0, #0
-            mov x1, #0
-            ldrsw x2, [x9, #0x88]
-            mov x8, #140
-            svc #0
-        4:  ldr x8, [x9, #8]
-            cbz x8, 5f
+            ldr w10, [x11]
+            tbz w10, #31, 1b
+        3:  ldr x8, [x9, #8]
+            cbz x8, 4f
             add x0, x9, #16
             blr x8
-        5:  ldp x1, x2, [sp, #16]
+        4:  ldp x1, x2, [sp, #16]
             ldp x29, x30, [sp], #32
             ldr x0, [x1]
             str xzr, [x1]
-            cbnz x0, 6f
+            cbnz x0, 5f
             ldr x9, [x1, #0x90]
-            cbz x9, 6f
+            cbz x9, 5f
             ldr x0, [x1, #0x98]
             str xzr, [x1, #0x98]
-        6:  mov x9, #1
+        5:  mov x9, #1
             str x9, [x2]
             ret
         """,
         bytes.fromhex(
-            "fd7bbea9e10b01a9e90301aa2a0140f98a0300b52b8101916a0140b9aa02f8370c0080126d0180b9ad01f8b76c4500b8"
-            "e0030daa21010291220080d2080880d2010000d44000f8b6204900f9e0030daa280780d2010000d4f3ffff17000080d2"
-            "010080d2228980b9881180d2010000d4280540f9680000b42041009100013fd6e10b41a9fd7bc2a8200040f93f0000f9"
+            "fd7bbea9e10b01a9e90301aa2a0140f98a0300b52b8101916a0140b9aa02f837000080d2010080d2228980b9881180d2"
+            "010000d40c0080126d0180b96c4500b8e0030daa21010291220080d2080880d2010000d44000f8b6204900f9e0030daa"
+            "280780d2010000d46a0140b96afeff36280540f9680000b42041009100013fd6e10b41a9fd7bc2a8200040f93f0000f9"
             "a00000b5294840f9690000b4204c40f93f4c00f9290080d2490000f9c0035fd6"
         ),
     ),
