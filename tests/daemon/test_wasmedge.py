@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -160,6 +162,23 @@ def test_bytes_go_through_as_they_are(ttrpc, ident, start, on_wasmedge):
     made.close_stdin()
     ttrpc.CloseIO(id=ident, stdin=True)
     assert made.read() == data
+    assert ttrpc.Wait(id=ident).exit_status == 0
+
+
+@pytest.mark.parametrize("annotations", [{}, {"io.kubernetes.cri.sandbox-id": "none"}])
+def test_input_may_come_late_and_in_pieces(ttrpc, ident, start, on_wasmedge, annotations):
+    made = on_wasmedge("cat", annotations=annotations)
+    streams = made.streams(stdin=True)
+    opening = threading.Timer(0 if annotations else 0.3, made.write, [b"one"])  # a pod's input stays open by itself
+    opening.start()
+    start(made, **streams)
+    opening.join()
+    assert made.read(until=b"one") == b"one"
+    time.sleep(0.3)
+    made.write(b"two")
+    made.close_stdin()
+    ttrpc.CloseIO(id=ident, stdin=True)
+    assert made.read() == b"two"
     assert ttrpc.Wait(id=ident).exit_status == 0
 
 

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Command
+from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Command, Kind
 from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
 from wasm_sandboxer.engine.wasmtime.loading import carried_runtime, unpack_program
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
@@ -22,6 +22,9 @@ from wasm_sandboxer.executor.confinement import enter_bounds, give_up_the_rest
 from wasm_sandboxer.forking.jobs import Tell
 from wasm_sandboxer.guest import Exit, Stdio
 from wasm_sandboxer.linux import syscall
+from wasm_sandboxer.linux.pipe import settle_input
+
+_WRITERS_PATIENCE = 3.0  # seconds that somebody may take to open an input that he named
 
 
 class GuestProcesses:
@@ -61,6 +64,8 @@ class GuestProcesses:
         assert given.program is not None  # or there would be a command
         program = unpack_program(self._runtime, given.program, doors["code"])
         stdio = _take_streams(given, doors)
+        if program.kind is Kind.COMPONENT:  # a core module's shim knows how to wait by itself
+            settle_input(0, _WRITERS_PATIENCE)
         syscall.set_thread_name(given.name)
         give_up_the_rest(given.enclosure, doors)
         control = program.control(given.guest, stdio, None)
@@ -74,6 +79,7 @@ def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoRe
         doors[name] = fcntl.fcntl(doors[name], fcntl.F_DUPFD_CLOEXEC, last)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     _take_streams(given, {str(number): null for number in range(3)} | doors)
+    settle_input(0, _WRITERS_PATIENCE)
     moved = [fcntl.fcntl(doors[str(number)], fcntl.F_DUPFD_CLOEXEC, last) for number in range(FIRST_DESCRIPTOR, last)]
     for number, fd in enumerate(moved, FIRST_DESCRIPTOR):
         os.dup2(fd, number)
