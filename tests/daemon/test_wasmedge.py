@@ -85,6 +85,19 @@ def test_a_wasmedge_that_is_missing_is_missed_only_by_those_who_need_it(own_daem
         )
 
 
+def test_the_configuration_chooses_for_those_who_do_not(own_daemon, connect, bundle, wasmedge):
+    with own_daemon(settings=f'shutdown_timeout = 2.0\nwasmedge = "{wasmedge}"\nengine = "wasmedge"') as daemon:
+        task = connect(to=daemon)
+        for ident, annotations in (("left", {}), ("chosen", {ENGINE: "wasmtime"})):
+            made = bundle("args", annotations=annotations, name=ident)
+            task.Create(id=ident, bundle=str(made.folder), **made.streams())
+            task.Start(id=ident)
+            # WasmEdge gives a program's name without its folder.
+            assert made.read().splitlines()[0] == {"left": b"argv[0]=args.wasm"}.get(ident, b"argv[0]=/args.wasm")
+            assert task.Wait(id=ident).exit_status == 0
+            task.Delete(id=ident)
+
+
 def test_plugins_are_refused_where_none_are_allowed(own_daemon, connect, bundle, refused):
     with own_daemon() as daemon:
         made = bundle("hello", annotations={PLUGINS: "/usr/lib"})
