@@ -82,6 +82,22 @@ def test_stats_measures_memory_and_cpu(ask: Callable[..., "subprocess.CompletedP
     assert ask("stats", "--interval", "0.1").stdout.startswith("CONTAINER")
 
 
+def test_stats_goes_on_until_it_is_interrupted(daemon: Daemon, sleeper: str) -> None:
+    command = [PROGRAM, "stats", "--address", str(daemon.task_listen), "--watch", "--interval", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        headers = rows = 0
+        while headers < 3:
+            line = process.stdout.readline()
+            headers += line.startswith("CONTAINER")  # what clears a screen goes to a terminal only
+            rows += line.startswith(sleeper)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert "Traceback" not in process.stderr.read()
+        assert rows >= 2
+
+
 def test_kill_sends_a_signal_by_name_and_says_whom(
     ask: Callable[..., "subprocess.CompletedProcess[str]"], ttrpc: Client, sleeper: str
 ) -> None:
