@@ -26,6 +26,7 @@ NAMES = {
     "hostile": "guests that mean harm beside one that means well, and how soon the daemon answers",
     "wasmedge": "what WasmEdge costs, and what compiling for it gains",
     "stats": "what it costs to ask what a thousand containers use",
+    "processes": "guests in processes beside guests on threads: starts, kills, memory, what is left",
 }
 
 

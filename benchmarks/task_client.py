@@ -35,12 +35,20 @@ class Bundle:
         stdin: bool = False,
         sandbox: str = "",
         resources: Mapping[str, Any] | None = None,
+        isolation: str = "",
+        linux: Mapping[str, Any] | None = None,
     ) -> None:
-        """`resources` are the spec's own (linux.resources); a `sandbox` is one that has been started."""
+        """`resources` are the spec's own (linux.resources); a `sandbox` is one that has been started.
+
+        `isolation` is thread or process, `linux` more of the spec's fields of that name.
+        """
         self.folder = folder
         self.id = folder.name
         folder.mkdir()
         spec = _spec(args, "rootfs" if overlay else str(image), sandbox, resources or {"cpu": {"shares": 2}})
+        spec["linux"] |= linux or {}
+        if isolation:
+            spec["annotations"]["wasm-sandboxer.io/isolation"] = isolation
         (folder / "config.json").write_text(json.dumps(spec))
         self.rootfs: list[types_pb2.Mount] = []
         if overlay:
@@ -83,7 +91,7 @@ class Bundles:
         mount.unmount(self._folder, mount.MNT_DETACH)
 
 
-def _spec(args: list[str], root: str, sandbox: str, resources: Mapping[str, Any]) -> dict[str, object]:
+def _spec(args: list[str], root: str, sandbox: str, resources: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json much as CRI writes it."""
     annotations = {"io.kubernetes.cri.container-type": "container"}
     if sandbox:

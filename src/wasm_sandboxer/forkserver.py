@@ -27,7 +27,6 @@ def main() -> None:
     os.environ["TOKIO_WORKER_THREADS"] = _ENGINE_THREADS
     control = socket.socket(fileno=int(sys.argv[1]))
     guests = GuestProcesses()
-    privileges.prepare()
     resolver.fix_sources()
     if os.geteuid() != 0:
         serve(control, Catalogue(jobs=_JOBS, processes={PROCESS: guests.run}, preloads={RUNTIME: guests.preload}))
@@ -35,6 +34,7 @@ def main() -> None:
     host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     view.be_bare()
     namespace.unshare(namespace.CLONE_NEWNET)
+    privileges.bound()
     catalogue = Catalogue(
         jobs={name: partial(_do_in_host, host, job) for name, job in _JOBS.items()},
         processes={PROCESS: partial(_be_guest, host, guests)},

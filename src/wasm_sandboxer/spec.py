@@ -100,7 +100,7 @@ class Spec:
     resources: Resources
     cgroups_path: str
     seccomp: Mapping[str, Any] = field(default_factory=dict)
-    host_network: bool = False  # its namespaces are listed, and none for the network is
+    netns: str | None = None  # a network namespace's path, empty for the host's, None for a new one
     not_honoured: tuple[str, ...] = field(default=())
 
 
@@ -118,7 +118,7 @@ def parse(data: bytes) -> Spec:
         resources=_resources(linux.table("resources")),
         cgroups_path=linux.string("cgroupsPath"),
         seccomp=linux.value("seccomp"),
-        host_network=_host_network(linux.tables("namespaces")),
+        netns=_netns(linux.tables("namespaces")),
         not_honoured=tuple(_not_honoured(table, linux)),
     )
 
@@ -167,8 +167,12 @@ def _rlimit(table: "_Table") -> tuple[str, int, int]:
     return table.string("type"), table.natural("soft") or 0, table.natural("hard") or 0
 
 
-def _host_network(namespaces: "list[_Table]") -> bool:
-    return bool(namespaces) and all(each.string("type") != "network" for each in namespaces)
+def _netns(namespaces: "list[_Table]") -> str | None:
+    """As runtimes read the list: one that is not in it is the host's, one without a path is new."""
+    if not namespaces:
+        return None
+    paths = [each.string("path") for each in namespaces if each.string("type") == "network"]
+    return (paths[0] or None) if paths else ""
 
 
 def _variable(table: "_Table", entry: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -398,6 +399,22 @@ def test_a_process_outside_of_a_pod_has_no_network(start: Callable[..., tuple[in
     assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink(f"/proc/{daemon.pid}/ns/net")  # noqa: PTH115
     interfaces = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
+
+
+def test_a_process_has_the_network_namespace_that_its_spec_names(
+    start: Callable[..., tuple[int, Bundle]], netns: Path
+) -> None:
+    pid, _ = start("sleep-component", linux={"namespaces": [{"type": "network", "path": str(netns)}]})
+    assert os.stat(f"/proc/{pid}/ns/net").st_ino == netns.stat().st_ino  # noqa: PTH116
+
+
+@pytest.fixture
+def netns(ident: str) -> Iterator[Path]:
+    """A network namespace of this test's own."""
+    name = f"wst-{os.getpid()}-{ident}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield Path("/run/netns", name)
+    subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 def test_a_process_has_the_hosts_network_where_its_spec_lists_none(

@@ -272,7 +272,7 @@ class Sandboxer:
         """What a guest on a thread has of a network is the host's, where the pod has that."""
         sandbox = self._sandboxes.get((namespace, spec.annotations.get(SANDBOX_ID, "")))
         if sandbox is None:
-            return Surroundings(netns="" if spec.host_network else None)
+            return Surroundings(netns=spec.netns)
         return Surroundings(
             network=Network.NONE if sandbox.record.netns_path else Network.HOST,
             netns=sandbox.record.netns_path,

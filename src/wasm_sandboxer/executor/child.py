@@ -9,22 +9,25 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
-from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Command, Kind
+from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Carried, Command, Kind
 from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
-from wasm_sandboxer.engine.wasmtime.loading import carried_runtime, unpack_program
+from wasm_sandboxer.engine.wasmtime.loading import unpack_luggage, unpack_program
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.executor.assignment import Assignment
-from wasm_sandboxer.executor.confinement import enter_bounds, give_up_the_rest
+from wasm_sandboxer.executor.confinement import Enclosure, enter_bounds, give_up_the_rest
 from wasm_sandboxer.forking.jobs import Tell
-from wasm_sandboxer.guest import Exit, Stdio
+from wasm_sandboxer.guest import Exit, Guest, Network, Preopen, Stdio
 from wasm_sandboxer.linux import syscall
 from wasm_sandboxer.linux.pipe import settle_input
 
 _WRITERS_PATIENCE = 3.0  # seconds that somebody may take to open an input that he named
+
+_TIMES = 8  # until Python's interpreter has adapted its code to what it does
 
 
 class GuestProcesses:
@@ -33,21 +36,27 @@ class GuestProcesses:
     def __init__(self, runtime: Runtime | None = None) -> None:
         self._runtime = runtime
 
-    def preload(self, _argument: bytes, fds: tuple[int, ...]) -> None:
-        """Make the engine, from the compiled code of our own modules."""
-        self._runtime = carried_runtime(fds)
+    def preload(self, argument: bytes, fds: tuple[int, ...]) -> None:
+        """Make the engine from its luggage, and run its exercises.
+
+        What Python and the engine do for the first time then, no child has to do in pages of its own.
+        """
+        self._runtime, exercises = unpack_luggage(argument, fds)
         for http in (False, True):
             self._runtime.component_linker(http=http)
+        for carried in exercises * _TIMES:
+            _exercise(self, carried)
 
     def run(self, argument: bytes, fds: tuple[int, ...], tell: Tell) -> int:
         """Run one guest to its end; a Process of the fork server's catalogue."""
         given = assignment.unpack(argument)
+        sys.stderr = None  # what Python has to say of itself is no output of the guest's
         try:
             doors = dict(zip(given.doors, fds, strict=True))
             enter_bounds(given.enclosure, doors)
             if given.command is not None:
                 _execute(given.command, given, doors)
-            end = self._run_here(given, doors, tell)
+            end = self.run_here(given, doors, tell)
         except WasmSandboxerError as error:
             tell(assignment.failed(error))
         except OSError as error:
@@ -58,7 +67,8 @@ class GuestProcesses:
             tell(assignment.ended(end))
         return 0
 
-    def _run_here(self, given: Assignment, doors: dict[str, int], tell: Tell) -> Exit:
+    def run_here(self, given: Assignment, doors: dict[str, int], tell: Tell) -> Exit:
+        """Run the guest with the engine, in this very process."""
         if self._runtime is None:
             raise Unavailable("the fork server has no engine yet")
         assert given.program is not None  # or there would be a command
@@ -70,6 +80,26 @@ class GuestProcesses:
         give_up_the_rest(given.enclosure, doors)
         control = program.control(given.guest, stdio, None)
         return program.run(given.guest, stdio, control, lambda: tell(assignment.ready()))
+
+
+def _exercise(processes: GuestProcesses, carried: Carried) -> None:
+    """Run a guest that does nothing as one that was assigned; it makes no thread."""
+    folder = Preopen(host=Path("/proc"), guest="/")
+    for network in Network:
+        guest = Guest(
+            module=Path("exercise"), argv=("exercise",), env=(("A", "B"),), preopens=(folder,), network=network
+        )
+        given = Assignment(
+            name="wasm-forkserver",
+            guest=guest,
+            program=carried.about,
+            command=None,
+            terminals=frozenset(),
+            enclosure=Enclosure(),
+            doors=("code",),
+        )
+        end = processes.run_here(assignment.unpack(given.pack()), {"code": carried.code}, lambda _: None)
+        assignment.read(assignment.ended(end))
 
 
 def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoReturn:
@@ -95,7 +125,6 @@ def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoRe
 
 def _take_streams(given: Assignment, doors: dict[str, int]) -> Stdio:
     """Make the guest's streams this process's own 0, 1 and 2."""
-    sys.stderr = None  # what Python has to say of itself is no output of the guest's
     numbers = [number if str(number) in doors else None for number in range(3)]
     for number in numbers:
         if number is not None:

@@ -91,6 +91,7 @@ class Server:
         request, argument, own = wire.open_request(message, fds)
         self._catalogue.preloads[request.name](argument, own)
         require_one_thread()
+        gc.collect()
         self._drop_spare()  # it was forked without
 
     def _give(self, message: bytes, status: socket.socket, fds: list[int]) -> None:
@@ -125,7 +126,6 @@ class Server:
 
     def _fork(self) -> _Child:
         require_one_thread()
-        gc.collect()
         gc.freeze()  # what there is now is shared with children as long as nobody writes to it
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server = os.getpid()

@@ -39,6 +39,9 @@ class _Sets(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable"))
 
 
+_TwoSets = _Sets * 2  # of 32 capabilities each
+
+
 class _Filter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
@@ -76,18 +79,22 @@ def set_limits(rlimits: Iterable[tuple[int, int, int]]) -> None:
             resource.setrlimit(number, (min(_value(soft), most), most))
 
 
-def prepare() -> None:
-    """Learn what drop() must know of the kernel, while /proc is there."""
-    _last_capability()
+def bound() -> None:
+    """Let no program that this process executes, nor its children, have capabilities that no guest can use.
+
+    What drop() would have to do for each child is then done for all. Raises OSError.
+    """
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    for number in set(range(last + 1)) - set(CAPABILITIES.values()):
+        _prctl(_PR_CAPBSET_DROP, number)
 
 
 def drop(privileges: Privileges) -> None:
-    """Be that user with those capabilities and no way to get more; raises OSError."""
+    """Be that user with those capabilities and no way to get more; after bound(). Raises OSError."""
     parent = os.getppid()
     kept = sum(1 << number for number in privileges.capabilities)
-    for number in range(_last_capability() + 1):
-        if not kept & 1 << number:
-            _prctl(_PR_CAPBSET_DROP, number)
+    for number in set(CAPABILITIES.values()) - privileges.capabilities:
+        _prctl(_PR_CAPBSET_DROP, number)
     _prctl(_PR_SET_KEEPCAPS, 1)
     os.setgroups(privileges.groups)
     os.setresgid(privileges.gid, privileges.gid, privileges.gid)
@@ -117,19 +124,9 @@ def install_filter(instructions: bytes) -> None:
 def _set_capabilities(kept: int) -> None:
     header = _Header(_CAPABILITY_VERSION_3, 0)
     low = kept & 0xFFFFFFFF
-    sets = (_Sets * 2)(_Sets(low, low, low), _Sets(0, 0, 0))
+    sets = _TwoSets(_Sets(low, low, low), _Sets(0, 0, 0))
     # Safe: both structures have the layout that this version says, and live across the call.
     check(libc.capset(ctypes.byref(header), sets), "capset")
-
-
-def _last_capability() -> int:
-    """The kernel's highest; read before /proc is given up, once."""
-    if not _LAST:
-        _LAST.append(int(Path("/proc/sys/kernel/cap_last_cap").read_text()))
-    return _LAST[0]
-
-
-_LAST: list[int] = []
 
 
 def _prctl(option: int, *arguments: int) -> None:

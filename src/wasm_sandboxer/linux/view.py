@@ -57,10 +57,9 @@ def separate() -> None:
 
 
 def enter(tree: int) -> None:
-    """See this tree as the root and nothing else; for a bare process."""
-    _attach(tree, _PLACE)
-    os.chdir(_PLACE)
-    _make_root()
+    """See this tree as the root and nothing else; for a bare process. Closes the descriptor."""
+    _cover(tree)
+    os.close(tree)
 
 
 def enter_made_of(trees: Iterable[tuple[Shown, int | None]]) -> None:
@@ -82,7 +81,9 @@ def enter_made_of(trees: Iterable[tuple[Shown, int | None]]) -> None:
     mount.mount("proc", "proc", "proc", _FLAGS, "hidepid=invisible,subset=pid")
     flags = mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
     mount.mount("none", ".", flags=flags)
-    _make_root()
+    made = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    _cover(made)
+    os.close(made)
 
 
 def of_host(needs: Iterable[Path]) -> Iterator[tuple[Shown, int | None]]:
@@ -121,6 +122,19 @@ def _attach(tree: int, path: str) -> None:
     finally:
         os.close(place)
         os.close(tree)
+
+
+def _cover(tree: int) -> None:
+    """Put a tree over the root, and be in it.
+
+    pivot_root would let go of the root that was, but looks at every thread of the machine. What is covered is only to
+    be reached by those who may mount or chroot.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mount.attach_tree(tree, root)
+    os.close(root)
+    os.fchdir(tree)
+    os.chroot(".")
 
 
 def _make_root() -> None:

@@ -75,13 +75,13 @@ def enclose(needs: Sequence[str], scratch: str = "") -> None:
     """
     if os.geteuid() != 0:
         return
-    privileges.prepare()
     shown = list(view.of_host([Path(path) for path in needs]))
     if scratch:
         os.chown(scratch, _NOBODY, _NOBODY)
         shown.append((Shown(path=scratch), mount.clone_tree(scratch)))
     try:
         namespace.unshare(namespace.CLONE_NEWNET)
+        privileges.bound()
     except PermissionError:
         return
     view.be_bare()

@@ -42,7 +42,12 @@ class ComponentProgram:
 
     kind = Kind.COMPONENT
 
-    def __init__(self, runtime: Runtime, component: api.Component, digest: str, held: Held) -> None:
+    def __init__(
+        self, runtime: Runtime, component: api.Component, digest: str, held: Held, command: str | None = None
+    ) -> None:
+        """`command` is its wasi:cli/run, if that is known."""
+        if command is not None:
+            self._command = command
         self.digest = digest
         self.spaces = held.facts.spaces
         self._held = held
@@ -62,8 +67,8 @@ class ComponentProgram:
         return next((name for name in self._exports if _RUN.fullmatch(name)), None)
 
     def carry(self) -> Carried:
-        """See Program."""
-        return Carried(about=pickle.dumps((self.digest, self._held.facts)), code=self._held.fd)
+        """See Program; with the name that takes longest to find."""
+        return Carried(about=pickle.dumps((self.digest, self._held.facts, self._command)), code=self._held.fd)
 
     @functools.cached_property
     def imports(self) -> tuple[ImportItem, ...]:

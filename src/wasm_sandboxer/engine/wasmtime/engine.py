@@ -20,7 +20,7 @@ from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, proce
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
-from wasm_sandboxer.engine.wasmtime.loading import OWN_MODULES, load_program
+from wasm_sandboxer.engine.wasmtime.loading import EXERCISES, OWN_MODULES, Luggage, load_program, pack_exercises
 from wasm_sandboxer.engine.wasmtime.module import CoreProgram
 from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_source
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
@@ -62,10 +62,14 @@ class WasmtimeEngine:
         """The engine proper, made at first use: a module that does not compile never needs it."""
         return Runtime(self._load_own)
 
-    def own_code(self) -> tuple[Held, ...]:
-        """Our own modules' compiled code, for `carried_runtime` in another process; for the caller to close."""
-        sources = [(name, own_source(name).encode()) for name in OWN_MODULES]
-        return tuple(self._held(hashlib.sha256(code).hexdigest(), code, f"{name}.wat") for name, code in sources)
+    def luggage(self) -> Luggage:
+        """What another process makes an engine like this one of; its files are for the caller to close."""
+        own = {name: own_source(name).encode() for name in OWN_MODULES} | EXERCISES
+        held = [
+            self._held(hashlib.sha256(code).hexdigest(), code, f"{name}.wat", waiting=None)
+            for name, code in own.items()
+        ]
+        return Luggage(about=pack_exercises(held[len(OWN_MODULES) :]), files=tuple(held))
 
     def warm_up(self) -> None:
         """Make the engine and its threads now, on the calling thread: they belong to whoever makes them first.
