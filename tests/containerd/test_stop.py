@@ -133,14 +133,21 @@ def test_containers_of_a_pod_stop_at_once(cri, run):
     assert [cri.status(container).exit_code for container in containers] == [143] * 10
 
 
-def test_a_guest_that_never_begins_can_be_stopped(cri, pod):
+def wait_for_its_thread(daemon, container):
+    deadline = time.monotonic() + 30
+    while container.id[:15] not in daemon.threads():
+        assert time.monotonic() < deadline, daemon.threads()
+        time.sleep(0.01)
+
+
+def test_a_guest_that_never_begins_can_be_stopped(cri, node, pod):
     """Its module's own start function runs for ever."""
     from concurrent.futures import ThreadPoolExecutor
 
     container = cri.create(pod, IMAGE, command=["/stuck.wasm"])
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(cri.start, container)
-        time.sleep(0.3)
+        wait_for_its_thread(node.daemon, container)
         with within(10):
             cri.stop_pod(pod)
             starting.result(10)
