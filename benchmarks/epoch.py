@@ -33,6 +33,7 @@ from wasm_sandboxer.engine.protocol import ANYWHERE, Control, Within
 from wasm_sandboxer.engine.wasmtime import binding, thunks
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
+from wasm_sandboxer.engine.wasmtime.loading import load_program
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, configuration, own_source
 from wasm_sandboxer.guest import Exit, Guest, Stdio
 
@@ -194,7 +195,7 @@ class OwnEngines:
         held = self._store.find(self._program.digest)
         assert held is not None
         with contextlib.closing(held):
-            program = loader._program(self._program.digest, held)
+            program = load_program(loader.runtime, self._program.digest, held)
         return program.run(guest, stdio, control, ready, within)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.protocol import ANYWHERE, Control, Program, Within
+from wasm_sandboxer.engine.source import read_source
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine, store_key
 from wasm_sandboxer.errors import FailedPrecondition
@@ -43,7 +44,7 @@ class Guests:
     def __init__(self, root: str, *names: str, loader: WasmtimeEngine | None = None, nice: int | None = None) -> None:
         """Load (and compile, where the store lacks them) the examples; `nice` is for the guests' threads."""
         loader = loader or engine(root)
-        self.programs: dict[str, Program] = {name: loader.load(example(name)) for name in names}
+        self.programs: dict[str, Program] = {name: loader.load(read_source(example(name))) for name in names}
         if nice is not None:
             self.programs = {
                 name: Prepared(program, lambda: set_nice(nice)) for name, program in self.programs.items()

@@ -1,7 +1,8 @@
 """A node for benchmarks: daemons of ours in processes of their own, and a containerd that drives them.
 
 The floor is the same daemon with an engine that does nothing (benchmarks.null), so what a figure is above its
-floor is what running WebAssembly costs. Needs root.
+floor is what running WebAssembly costs. Below it is one that answers containerd's calls and does nothing else
+(benchmarks.bare). Needs root.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ from testing.events import Events
 from testing.vm import SLOWNESS
 from wasm_sandboxer.linux import mount
 
-OURS, FLOOR = "ours", "floor"
+OURS, FLOOR, BARE = "ours", "floor", "bare"
+_PROGRAMS = {OURS: ("wasm_sandboxer", "serve"), FLOOR: ("benchmarks.null",), BARE: ("benchmarks.bare",)}
 IMAGE = "localhost/bench:1"
 MODULES = ("hello", "sleep", "spin")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -43,18 +45,18 @@ class Daemon:
         self,
         folder: Path,
         *,
-        null: bool = False,
+        kind: str = OURS,
         containerd: Path | None = None,
         level: str = "info",
         arguments: Sequence[str] = (),
     ) -> None:
-        """`null` gives it the engine that does nothing; events go to `containerd`; `arguments` are further ones."""
+        """`kind` says which of the three it is; events go to `containerd`; `arguments` are further ones."""
         self.folder = folder
         self.listen = folder / "s.sock"
         self.task_listen = folder / "t.sock"
         self.state = folder / "state"
         self._command: list[str | Path] = [
-            sys.executable, "-m", *(["benchmarks.null"] if null else ["wasm_sandboxer", "serve"]),
+            sys.executable, "-m", *_PROGRAMS[kind],
             "--listen", self.listen, "--task-listen", self.task_listen, "--state", self.state,
             "--root", folder / "root", "--containerd", containerd or folder / "none.sock", "--log-level", level,
             *arguments,
@@ -152,10 +154,7 @@ def daemons(
     """Daemons without a containerd, and the folder that theirs lie in; `arguments` are more of serve's."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsb-", dir="/tmp")))
-        running = {
-            name: stack.enter_context(Daemon(folder / name, null=name == FLOOR, arguments=arguments))
-            for name in names
-        }
+        running = {name: stack.enter_context(Daemon(folder / name, kind=name, arguments=arguments)) for name in names}
         yield folder, running
 
 
@@ -170,7 +169,7 @@ def node(handlers: Sequence[str] = (OURS, FLOOR)) -> Iterator[Node]:
             handlers=[Handler(name=name, sandboxer=plugin[name]) for name in handlers],
             log_level="warn",
         )
-        daemons = {name: Daemon(folder / name, null=name != OURS, containerd=containerd.address) for name in handlers}
+        daemons = {name: Daemon(folder / name, kind=name, containerd=containerd.address) for name in handlers}
         for daemon in daemons.values():
             stack.enter_context(daemon)
         stack.enter_context(containerd)

@@ -18,7 +18,7 @@ from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, Import
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 
-_PATHS = ("listen", "task_listen", "state", "root", "containerd")
+PATHS = ("listen", "task_listen", "state", "root", "containerd")
 
 
 class NullControl:
@@ -103,7 +103,7 @@ def make(_config: Config, _forks: ForkServer, _observe: LoadObserver | None) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name in _PATHS:
+    for name in PATHS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
     parser.add_argument("--log-level", type=LogLevel, default=LogLevel.INFO)
     config = Config(**vars(parser.parse_args()))

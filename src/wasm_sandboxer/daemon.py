@@ -7,15 +7,13 @@ import logging
 import os
 import resource
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wasm_sandboxer import logs
-from wasm_sandboxer.api.services import ADMIN, CONTROLLER, SERVICES, TASK
 from wasm_sandboxer.config import RUN, Config
 from wasm_sandboxer.core.events import EventQueue
 from wasm_sandboxer.core.groups import Groups
@@ -33,7 +31,7 @@ from wasm_sandboxer.engine.source import CompileBounds
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine
 from wasm_sandboxer.engine.wasmtime.engine import ENGINE_THREAD, WasmtimeEngine, store_key
-from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, Unavailable
+from wasm_sandboxer.errors import FailedPrecondition, Unavailable
 from wasm_sandboxer.executor.assignment import RUNTIME
 from wasm_sandboxer.executor.process import ProcessExecutor
 from wasm_sandboxer.executor.thread import ThreadExecutor
@@ -41,16 +39,14 @@ from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.linux import systemd
 from wasm_sandboxer.linux.cgroup.host import detect, find_hierarchies
 from wasm_sandboxer.rpc.admin import Admin
-from wasm_sandboxer.rpc.call import log_call, method_of
+from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller
-from wasm_sandboxer.rpc.errors import translate
-from wasm_sandboxer.rpc.grpc import GrpcServer
 from wasm_sandboxer.rpc.publisher import Publisher
 from wasm_sandboxer.rpc.scrape import ScrapeServer
+from wasm_sandboxer.rpc.sockets import check_paths, sockets, task_address
 from wasm_sandboxer.rpc.task import Task
 from wasm_sandboxer.rpc.transport.call import Call, Observe
 from wasm_sandboxer.rpc.transport.status import RpcError
-from wasm_sandboxer.rpc.ttrpc import Method, TtrpcServer
 from wasm_sandboxer.units import parse_address
 
 if TYPE_CHECKING:
@@ -58,7 +54,6 @@ if TYPE_CHECKING:
 
 _FORK_SERVER = "wasm_sandboxer.forkserver"
 _FEW_DESCRIPTORS = 16384
-_LONGEST_SOCKET = 107  # unix(7)
 _log = logging.getLogger(__name__)
 MakeEngine = Callable[[Config, ForkServer, LoadObserver | None], Engine]
 
@@ -80,7 +75,7 @@ def make_engine(config: Config, forks: ForkServer, observe: LoadObserver | None 
         capacity=config.store_size,
         observe=observe,
     )
-    return ChoosingEngine(wasmtime, wasmedge, config.engine)
+    return ChoosingEngine(wasmtime, wasmedge, config.engine, observe)
 
 
 async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine = make_engine) -> None:
@@ -128,7 +123,8 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         stop = _stop_signal(reload)
         if exporter is not None:
             await _serve_metrics(config, exporter, lambda: exporter.figures(sandboxer, pool, len(queue)), stack)
-        async with _sockets(config, sandboxer, _observe(exporter)):
+        controller = Controller(sandboxer, task_address(config))
+        async with sockets(config, controller, Task(sandboxer), Admin(sandboxer), observe=_observe(exporter)):
             systemd.notify("READY=1")
             _log.info("ready: controller at %s, tasks at %s", config.listen, config.task_listen)
             await _watch(stop)
@@ -173,45 +169,9 @@ async def _serve_metrics(
     await server.start(*parse_address(config.metrics_listen))
 
 
-@asynccontextmanager
-async def _sockets(config: Config, sandboxer: Sandboxer, observe: Observe) -> AsyncIterator[None]:
-    """Both sockets, bound and served; on the way out calls get a short while to end."""
-    controller = Controller(sandboxer, f"ttrpc+unix://{config.task_listen}")
-    task = _methods(TASK, Task(sandboxer))
-    admin = _methods(ADMIN, Admin(sandboxer))
-    ttrpc = TtrpcServer({TASK: task, ADMIN: admin}, observe=observe, translate=translate)
-    sandboxes = _methods(CONTROLLER, controller, controller.FROM_ANY_THREAD)
-    grpc = GrpcServer({CONTROLLER: sandboxes, TASK: task}, observe=observe, translate=translate)
-    await ttrpc.start(_bind(config.task_listen))
-    _clear(config.listen)
-    mask = os.umask(0o177)
-    try:
-        grpc.bind(config.listen)
-    except OSError:
-        raise Unavailable(f"cannot listen on {config.listen}") from None
-    finally:
-        os.umask(mask)
-    grpc.start()
-    try:
-        yield
-    finally:
-        grace = config.shutdown_timeout * 0.1  # the ttrpc server may take that three times
-        await asyncio.gather(ttrpc.stop(grace), grpc.stop(grace))
-        for path in (config.listen, config.task_listen):
-            path.unlink(missing_ok=True)
-
-
-def _methods(service: str, handlers: Any, any_thread: frozenset[str] = frozenset()) -> dict[str, Method]:
-    """A service's methods, by its handlers of the same names."""
-    return {
-        name: method_of(rpc, getattr(handlers, name), any_thread=name in any_thread)
-        for name, rpc in SERVICES[service].items()
-    }
-
-
 def _only_daemon(config: Config) -> ExitStack:
     """The folders, 0700, and the locks that say all this is ours; undone when the daemon ends."""
-    _check_paths(config)
+    check_paths(config)
     with ExitStack() as undo:
         for folder in {config.state, config.listen.parent, config.task_listen.parent}:
             try:
@@ -226,14 +186,6 @@ def _only_daemon(config: Config) -> ExitStack:
         )
         _lock(config.state / "state", f"another daemon keeps its state in {config.state}", undo)
         return undo.pop_all()
-
-
-def _check_paths(config: Config) -> None:
-    if config.listen == config.task_listen:
-        raise InvalidArgument(f"listen and task_listen are both {config.listen}; each needs a socket of its own")
-    for path in (config.listen, config.task_listen):
-        if len(os.fsencode(path)) > _LONGEST_SOCKET:
-            raise InvalidArgument(f"{path} is too long for a socket: at most {_LONGEST_SOCKET} bytes, unix(7)")
 
 
 def _lock(path: Path, taken: str, undo: ExitStack) -> None:
@@ -258,28 +210,6 @@ def group_name(state: Path) -> str:
     if state == RUN:
         return "wasm-sandboxer"
     return f"wasm-sandboxer-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
-
-
-def _bind(path: Path) -> socket.socket:
-    _clear(path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    mask = os.umask(0o177)
-    try:
-        listening.bind(str(path))
-    except OSError as error:
-        listening.close()
-        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from None
-    finally:
-        os.umask(mask)
-    return listening
-
-
-def _clear(path: Path) -> None:
-    """Remove a socket that a dead daemon left: the lock says that none lives."""
-    if path.is_socket():
-        path.unlink()
-    elif path.exists():
-        raise FailedPrecondition(f"{path} is in the way of a socket and is none itself")
 
 
 def _take_descriptors() -> None:

@@ -45,6 +45,12 @@ def test_hello_is_measured_beside_its_floor(root: str) -> None:
     assert all(row["count"] and row["min"] > 0 for table in report.tables for row in table["rows"])
 
 
+def test_loading_is_measured_beside_compiling(root: str) -> None:
+    report = Report("engine", quick=True)
+    engine.loading(report, root)
+    assert all(row["count"] for table in report.tables for row in table["rows"])
+
+
 def test_guests_are_stopped_and_leave_nothing(root: str) -> None:
     found = fresh(density.measure_leftovers, root=root, count=8, rounds=3)
     assert found["threads"] == [0]

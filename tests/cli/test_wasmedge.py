@@ -233,7 +233,7 @@ def wait_for_child(pid: int) -> int:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with suppress(FileNotFoundError):  # a child that has ended since: not all run the guest
+            with suppress(OSError):  # a child that has ended since: not all run the guest
                 threads = list(Path(f"/proc/{child}/task").iterdir())
                 if "sleep.wasm" in Path(f"/proc/{child}/cmdline").read_text() and len(threads) > 1:
                     return int(child)

@@ -20,6 +20,7 @@ from wasm_sandboxer.cli import one_line
 from wasm_sandboxer.cli.grants import environment, preopens
 from wasm_sandboxer.engine import values, wasm
 from wasm_sandboxer.engine.interface import Signature, interface_of
+from wasm_sandboxer.engine.source import read_source
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
 from wasm_sandboxer.errors import InvalidArgument, ModuleError, ResourceExhausted, WasmSandboxerError
 from wasm_sandboxer.guest import Guest
@@ -45,7 +46,7 @@ def load(small_engine: WasmtimeEngine, tmp_path_factory: pytest.TempPathFactory)
         path.write_bytes(data)
         said = ""
         try:
-            program = small_engine.load(path)
+            program = small_engine.load(read_source(path))
             assert all(item.type for item in (*program.imports, *program.exports))
             assert program.needs()
             program.check(Guest(module=path, argv=("m", "1"), function=None))

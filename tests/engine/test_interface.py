@@ -127,8 +127,9 @@ def test_types_that_the_c_api_aborts_at_end_no_process(kind: str, tmp_path: Path
         import sys
         from pathlib import Path
         from tests.support.guests import new_engine
+        from wasm_sandboxer.engine.source import read_source
         from wasm_sandboxer.guest import Guest
-        program = new_engine(Path({str(tmp_path / "root")!r})).load(Path({str(path)!r}))
+        program = new_engine(Path({str(tmp_path / "root")!r})).load(read_source(Path({str(path)!r})))
         print(program.imports, program.exports, program.needs())
         try:
             program.check(Guest(module=Path("m"), argv=("m",)))

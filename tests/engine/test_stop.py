@@ -49,6 +49,7 @@ from pathlib import Path
 from tests.support.cli import example
 from tests.support.guests import new_engine
 from wasm_sandboxer.core.container import Container
+from wasm_sandboxer.engine.source import read_source
 from wasm_sandboxer.executor.thread import WAKE_SIGNAL, ThreadExecutor
 from wasm_sandboxer.guest import Guest, Stdio
 from wasm_sandboxer.linux.syscall import signal_thread
@@ -58,7 +59,7 @@ def wake(tid):
         pass
 
 async def main():
-    program, executor = new_engine(Path(sys.argv[1])).load(example("hello")), ThreadExecutor()
+    program, executor = new_engine(Path(sys.argv[1])).load(read_source(example("hello"))), ThreadExecutor()
     for _ in range(200):
         container = Container("woken", program, Guest(module=Path("hello"), argv=("hello",)), Stdio(), executor)
         await container.start()

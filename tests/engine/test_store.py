@@ -24,6 +24,7 @@ from tests.support.modules import EMPTY, binary, heavy_module
 from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.interface import Interface, Signature
 from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
+from wasm_sandboxer.engine.source import read_source
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasm import Memory, Spaces
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine, store_key
@@ -381,8 +382,8 @@ def test_one_compiles_while_the_others_wait(store: ModuleStore) -> None:
 def test_threads_that_want_the_same_module_share_one_compilation(tmp_path: Path) -> None:
     runner = HereRunner()
     engine = WasmtimeEngine(ModuleStore(tmp_path / "root", store_key()), runner=runner)
-    programs = []
-    threads = [threading.Thread(target=lambda: programs.append(engine.load(example("hello")))) for _ in range(20)]
+    source, programs = read_source(example("hello")), []
+    threads = [threading.Thread(target=lambda: programs.append(engine.load(source))) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -414,7 +415,7 @@ def test_a_module_that_was_refused_is_refused_to_all_who_wait(fresh: Cli, tmp_pa
 def stored_as(root: Path, path: Path, code: bytes) -> None:
     """Put code into the store as if it were what we compiled the module to."""
     engine = new_engine(root)
-    digest = engine.compile(path).digest
+    digest = engine.compile(read_source(path)).digest
     store = ModuleStore(root, store_key())
     held = store.find(digest)
     assert held is not None
@@ -448,7 +449,7 @@ def test_what_another_version_compiled_is_compiled_anew_with_one_line(
     path.write_bytes(binary(EMPTY))
     stored_as(tmp_path / "root", path, code())
     engine = new_engine(tmp_path / "root")
-    program = engine.load(path)
+    program = engine.load(read_source(path))
     digest = hashlib.sha256(binary(EMPTY)).hexdigest()
     (message,) = caplog.messages
     assert message.startswith(THROWN.format(digest[:12]) + "failed deserialization for: ")
@@ -523,8 +524,8 @@ def test_removal_of_what_is_in_use_is_refused(store: ModuleStore) -> None:
 def test_a_program_holds_its_module_for_as_long_as_it_lives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     engine = new_engine(tmp_path / "root")
-    program = engine.load(example("hello"))
-    assert engine.load(example("hello")) is program
+    program = engine.load(read_source(example("hello")))
+    assert engine.load(read_source(example("hello"))) is program
     store = ModuleStore(tmp_path / "root", store_key())
     assert [entry.facts.source for entry in store.entries() if entry.in_use] == ["hello.wasm"]
     del program, engine

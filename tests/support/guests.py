@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tests.support.cli import PATIENCE, example
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.protocol import Program
+from wasm_sandboxer.engine.source import read_source
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine, store_key
@@ -81,7 +82,7 @@ class Guests:
 
     def program(self, module: str | Path) -> Program:
         """An example by its name, or the module at a path."""
-        return self.engine.load(example(module) if isinstance(module, str) else module)
+        return self.engine.load(read_source(example(module) if isinstance(module, str) else module))
 
     def container(self, module: str | Path, *arguments: str, stdio: Stdio | None = None, **guest: Any) -> Container:
         """A container that has not started; `guest` are fields of Guest."""

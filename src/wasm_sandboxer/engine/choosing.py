@@ -1,6 +1,7 @@
 """Both engines as one: wasmtime runs what it can, WasmEdge what only that can or what is said to run there."""
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, Union
 
 from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.engine import wasm
-from wasm_sandboxer.engine.protocol import ImportItem, Kind, Program
-from wasm_sandboxer.engine.source import Stored, read_again, read_source
+from wasm_sandboxer.engine.protocol import ImportItem, Kind, LoadObserver, Program, Source
+from wasm_sandboxer.engine.source import ModuleSource, Stored, read_source
 from wasm_sandboxer.engine.wasmedge.imports import only_wasmedge
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
 from wasm_sandboxer.errors import ModuleError, Unavailable, UnknownFeature
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine
 
 _MOST_IMPORTS = 10_000  # that are looked at before an engine has seen the module
+_REMEMBERED = 1024  # modules whose imports were looked at
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Either: TypeAlias = Union[WasmtimeEngine, "WasmEdgeEngine"]
@@ -42,11 +44,18 @@ class ChoosingEngine:
         wasmtime: WasmtimeEngine,
         wasmedge: "Callable[[], WasmEdgeEngine]",
         preferred: EngineChoice = EngineChoice.AUTO,
+        observe: LoadObserver | None = None,
     ) -> None:
-        """`wasmedge` makes that engine when it is needed; `preferred` is for those who leave the choice."""
+        """`wasmedge` makes that engine when it is needed; `preferred` is for those who leave the choice.
+
+        `observe` is told of files that no engine was given.
+        """
         self.wasmtime = wasmtime
         self._make_wasmedge = wasmedge
         self._preferred = preferred
+        self._observe: LoadObserver = observe or (lambda source, seconds: None)  # noqa: ARG005  # nobody counts
+        self._lock = threading.Lock()  # of what follows
+        self._looked_at: dict[str, ImportItem | None] = {}
 
     def load(self, path: Path, *, name: str | None = None, choice: EngineChoice = EngineChoice.AUTO) -> Program:
         """See Engine; raises Unavailable if only WasmEdge could run it and there is none."""
@@ -64,49 +73,66 @@ class ChoosingEngine:
         waiting: Waiting = None,
     ) -> Chosen[Program]:
         """The program with what runs it, and why; raises as `load`."""
-        name = name or str(path)
+        source = self._read(path, name)
         choice = self._preferred if choice is EngineChoice.AUTO else choice
 
-        with read_again(path, name) as source:
+        def load(engine: Either) -> Program:
+            return engine.load(source, waiting=waiting)
 
-            def load(engine: Either) -> Program:
-                return engine.load(source, name=name, waiting=waiting)
-
-            chosen = self._choose(source, name, choice, load)
-            if choice is EngineChoice.AUTO and chosen.engine is EngineChoice.WASMTIME:
-                found = only_wasmedge(chosen.what.imports)  # of one in text, or by a type that wasmtime does not have
-                if found is not None:
-                    return self._on_wasmedge(name, _because_of(found), load)
-            return chosen
+        chosen = self._choose(source, choice, load)
+        if choice is EngineChoice.AUTO and chosen.engine is EngineChoice.WASMTIME:
+            found = only_wasmedge(chosen.what.imports)  # of one in text, or by a type that wasmtime does not have
+            if found is not None:
+                return self._on_wasmedge(source.name, _because_of(found), load)
+        return chosen
 
     def compile(
         self, path: Path, *, choice: EngineChoice = EngineChoice.AUTO, waiting: Waiting = None
     ) -> Chosen[Stored]:
         """See that the module is in the store, for the engine that would run it; raises as `load`."""
+        source = self._read(path, None)
         choice = self._preferred if choice is EngineChoice.AUTO else choice
-        with read_again(path, str(path)) as source:
-            return self._choose(source, str(path), choice, lambda engine: engine.compile(source, waiting=waiting))
+        return self._choose(source, choice, lambda engine: engine.compile(source, waiting=waiting))
+
+    def _read(self, path: Path, name: str | None) -> ModuleSource:
+        try:
+            return read_source(path, name)
+        except ModuleError:
+            self._observe(Source.FAILED, 0.0)
+            raise
 
     @cached_property
     def _wasmedge(self) -> "WasmEdgeEngine":
         return self._make_wasmedge()
 
-    def _choose(self, path: Path, name: str, choice: EngineChoice, act: Callable[[Either], T]) -> Chosen[T]:
+    def _choose(self, source: ModuleSource, choice: EngineChoice, act: Callable[[Either], T]) -> Chosen[T]:
         if choice is EngineChoice.WASMEDGE:
             return Chosen(what=act(self._wasmedge), engine=choice, reason="it is asked for")
         if choice is EngineChoice.WASMTIME:
             return Chosen(what=act(self.wasmtime), engine=choice)
-        found = only_wasmedge(_imports(path, name))
+        found = self._foreign(source)
         if found is not None:
-            return self._on_wasmedge(name, _because_of(found), act)
+            return self._on_wasmedge(source.name, _because_of(found), act)
         try:
             return Chosen(what=act(self.wasmtime), engine=EngineChoice.WASMTIME)
         except UnknownFeature as error:
             try:
-                reason = str(error).removeprefix(f"{name}: ")
-                return self._on_wasmedge(name, reason, act)
+                reason = str(error).removeprefix(f"{source.name}: ")
+                return self._on_wasmedge(source.name, reason, act)
             except ModuleError:  # which need not be told: few have the feature at all
                 raise error from None
+
+    def _foreign(self, source: ModuleSource) -> ImportItem | None:
+        """What it imports that only WasmEdge offers; looked for once in each content."""
+        with self._lock:
+            if source.digest in self._looked_at:
+                return self._looked_at[source.digest]
+        found = only_wasmedge(_imports(source.data))
+        with self._lock:
+            self._looked_at[source.digest] = found
+            while len(self._looked_at) > _REMEMBERED:
+                del self._looked_at[next(iter(self._looked_at))]
+        return found
 
     def _on_wasmedge(self, name: str, reason: str, act: Callable[[Either], T]) -> Chosen[T]:
         try:
@@ -119,12 +145,11 @@ def _because_of(item: ImportItem) -> str:
     return f"it imports {item.module}::{item.name}, which only WasmEdge offers"
 
 
-def _imports(path: Path, name: str) -> tuple[ImportItem, ...]:
+def _imports(data: bytes) -> tuple[ImportItem, ...]:
     """The names of what a binary module imports; none where that cannot be told, which an engine will explain."""
     try:
-        source = read_source(path, name)
-        if wasm.looks_like_text(source) or wasm.kind_of(source) is Kind.COMPONENT:
+        if wasm.looks_like_text(data) or wasm.kind_of(data) is Kind.COMPONENT:
             return ()
-        return wasm.imports(source, at_most=_MOST_IMPORTS)
+        return wasm.imports(data, at_most=_MOST_IMPORTS)
     except ModuleError:
         return ()

@@ -1,10 +1,11 @@
 """A module's source on its way to a compiler: read from a file, handed to a child, refused; for any engine."""
 
+import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from wasm_sandboxer.engine import wasm
@@ -47,43 +48,58 @@ class Stored:
     new: bool
 
 
-def read_source(path: Path, name: str) -> bytes:
-    """The file's bytes, text or binary; raises ModuleError for what is neither. `name` is what it is known by."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModuleSource:
+    """What a module is made from: its bytes, binary or text, and what messages call it."""
+
+    name: str
+    data: bytes
+
+    @cached_property
+    def digest(self) -> str:
+        """Its SHA-256, by which it is known everywhere."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def file(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition("/")[2]
+
+
+def read_source(path: Path, name: str | None = None) -> ModuleSource:
+    """A module's source, read once, as a pipe's can be; `name` is what messages call it.
+
+    Raises ModuleError that names it for what cannot be read or is no WebAssembly.
+    """
+    name = name or str(path)
+    try:
+        data = _read(path)
+        _require_source(name, data)
+    except ModuleError as error:
+        raise type(error)(f"{name}: {error}") from None
+    return ModuleSource(name=name, data=data)
+
+
+def _require_source(name: str, data: bytes) -> None:
+    if name.endswith(".cwasm"):
+        raise ModuleError("compiled code is only trusted from the module store; give the .wasm it was made from")
+    if not wasm.looks_like_text(data):
+        wasm.kind_of(data)
+
+
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_SOURCE:
                 raise ModuleError(f"the file has {format_size(size)}; at most {format_size(MAX_SOURCE)} are read")
-            data = file.read(MAX_SOURCE)
+            return file.read(MAX_SOURCE)
     except FileNotFoundError:
         raise ModuleError("no such file") from None
     except IsADirectoryError:
         raise ModuleError("this is a folder, not a WebAssembly module") from None
     except OSError as error:
         raise ModuleError(f"cannot be read: {error.strerror}") from None
-    if name.endswith(".cwasm"):
-        raise ModuleError("compiled code is only trusted from the module store; give the .wasm it was made from")
-    if not wasm.looks_like_text(data):
-        wasm.kind_of(data)
-    return data
-
-
-@contextmanager
-def read_again(path: Path, name: str) -> Iterator[Path]:
-    """A path to the same file that can be read more than once; a pipe's content is copied. Raises ModuleError."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        mode = stat.S_IFREG  # whoever reads it says what is wrong
-    if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)):
-        yield path
-        return
-    try:
-        source = read_source(path, name)
-    except ModuleError as error:
-        raise type(error)(f"{name}: {error}") from None
-    with in_memory(source) as fd:
-        yield Path(f"/proc/self/fd/{fd}")
 
 
 @contextmanager

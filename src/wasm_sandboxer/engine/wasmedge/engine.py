@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wasm_sandboxer.engine.programs import Programs
 from wasm_sandboxer.engine.protocol import Kind, LoadObserver, Source
-from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, processor_features, read_source
+from wasm_sandboxer.engine.source import CompileBounds, ModuleSource, Stored, in_memory, processor_features
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmedge import compiling, tool
 from wasm_sandboxer.engine.wasmedge.binary import Binary, Finder
@@ -54,66 +54,59 @@ class WasmEdgeEngine:
         """The WasmEdge that would be used; raises Unavailable, saying what is wrong and what to do."""
         return self._finder.find()
 
-    def load(self, path: Path, *, name: str | None = None, waiting: Waiting = None) -> WasmEdgeProgram:
-        """See Engine; raises Unavailable where there is no WasmEdge."""
-        name = name or str(path)
+    def load(self, source: ModuleSource, *, waiting: Waiting = None) -> WasmEdgeProgram:
+        """The source's program. Raises as WasmtimeEngine.load, and Unavailable where there is no WasmEdge."""
         made = False
 
         def make() -> WasmEdgeProgram:
             nonlocal made
             made = True
-            return self._make(binary, digest, source, name.rpartition("/")[2], waiting)
+            return self._make(binary, source, waiting)
 
         try:
             binary = self.binary()
-            source = read_source(path, name)
-            digest = hashlib.sha256(source).hexdigest()
-            program = self._programs.get(f"{digest} {binary.path} {binary.version}", make)
+            program = self._programs.get(f"{source.digest} {binary.path} {binary.version}", make)
         except (ModuleError, ResourceExhausted) as error:
             self._observe(Source.FAILED, 0.0)
-            raise type(error)(f"{name}: {error}") from None
+            raise type(error)(f"{source.name}: {error}") from None
         if not made:
             self._observe(Source.MEMORY, 0.0)
         return program
 
-    def compile(self, path: Path, *, waiting: Waiting = None) -> Stored:
-        """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
+    def compile(self, source: ModuleSource, *, waiting: Waiting = None) -> Stored:
+        """See that the module is in the store, without loading it. Raises as `load`."""
         try:
-            source = read_source(path, str(path))
-            digest = hashlib.sha256(source).hexdigest()
-            held = self._held(self.binary(), digest, source, path.name, waiting)
-            held.close()
+            held = self._held(self.binary(), source, waiting)
         except (ModuleError, ResourceExhausted) as error:
-            raise type(error)(f"{path}: {error}") from None
-        return Stored(digest=digest, new=held.new)
+            raise type(error)(f"{source.name}: {error}") from None
+        held.close()
+        return Stored(digest=source.digest, new=held.new)
 
     @functools.cached_property
     def _names(self) -> Names:
         return Names(self._root / "names")
 
-    def _make(self, binary: Binary, digest: str, source: bytes, name: str, waiting: Waiting) -> WasmEdgeProgram:
-        held = self._held(binary, digest, source, name, waiting)
+    def _make(self, binary: Binary, source: ModuleSource, waiting: Waiting) -> WasmEdgeProgram:
+        held = self._held(binary, source, waiting)
         self._observe(Source.COMPILED if held.new else Source.STORE, held.facts.compile_seconds)
         files = Files(held)
         link = functools.partial(self._link, binary, files)
-        program = WasmEdgeProgram(binary, digest, held.facts, files, self._names, link)
+        program = WasmEdgeProgram(binary, source.digest, held.facts, files, self._names, link)
         weakref.finalize(program, files.close)
         return program
 
-    def _held(self, binary: Binary, digest: str, source: bytes, name: str, waiting: Waiting) -> Held:
+    def _held(self, binary: Binary, source: ModuleSource, waiting: Waiting) -> Held:
         store = self._store(binary)
-        held = store.find(digest)
+        held = store.find(source.digest)
         if held is None:
-            with store.compiling(digest):
-                held = store.find(digest) or self._prepare(store, binary, digest, source, name, waiting)
+            with store.compiling(source.digest):
+                held = store.find(source.digest) or self._prepare(store, binary, source, waiting)
         return held
 
-    def _prepare(
-        self, store: ModuleStore, binary: Binary, digest: str, source: bytes, name: str, waiting: Waiting
-    ) -> Held:
+    def _prepare(self, store: ModuleStore, binary: Binary, source: ModuleSource, waiting: Waiting) -> Held:
         with (
-            in_memory(source) as file,
-            store.new_file(digest) as target,
+            in_memory(source.data) as file,
+            store.new_file(source.digest) as target,
             tempfile.TemporaryDirectory(prefix="wasm-sandboxer-") as scratch,
         ):
             request = compiling.prepare_request(binary, scratch, self._bounds.memory)
@@ -129,11 +122,11 @@ class WasmEdgeEngine:
                 spaces=prepared.spaces,
                 interface=prepared.interface,
                 image=None,
-                source=name,
-                source_size=len(source),
+                source=source.file,
+                source_size=len(source.data),
                 compile_seconds=prepared.seconds,
             )
-            return store.publish(digest, target, facts)
+            return store.publish(source.digest, target, facts)
 
     def _link(self, binary: Binary, files: Files, plugins: Path | None, models: bool) -> None:  # noqa: FBT001
         """Raise ModuleError if the module does not find its imports, or models nobody to load them."""

@@ -16,7 +16,7 @@ import wasmtime
 
 from wasm_sandboxer.engine.programs import Programs
 from wasm_sandboxer.engine.protocol import LoadObserver, Source
-from wasm_sandboxer.engine.source import CompileBounds, Stored, in_memory, processor_features, read_source
+from wasm_sandboxer.engine.source import CompileBounds, ModuleSource, Stored, in_memory, processor_features
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
@@ -64,11 +64,11 @@ class WasmtimeEngine:
 
     def luggage(self) -> Luggage:
         """What another process makes an engine like this one of; its files are for the caller to close."""
-        own = {name: own_source(name).encode() for name in OWN_MODULES} | EXERCISES
-        held = [
-            self._held(hashlib.sha256(code).hexdigest(), code, f"{name}.wat", waiting=None)
-            for name, code in own.items()
+        sources = [
+            *map(_own, OWN_MODULES),
+            *(ModuleSource(name=f"{name}.wat", data=text) for name, text in EXERCISES.items()),
         ]
+        held = [self._held(source) for source in sources]
         return Luggage(about=pack_exercises(held[len(OWN_MODULES) :]), files=tuple(held))
 
     def warm_up(self) -> None:
@@ -76,7 +76,7 @@ class WasmtimeEngine:
 
         Born of a guest, they would stay in that guest's control group, and serve all others from there.
         """
-        held = self._held(hashlib.sha256(_WARM_UP).hexdigest(), _WARM_UP, "warm-up.wat")
+        held = self._held(ModuleSource(name="warm-up.wat", data=_WARM_UP))
         program = load_program(self.runtime, "warm-up", held)
         guest, stdio = Guest(module=Path("warm-up"), argv=("warm-up",)), Stdio()
         control = program.control(guest, stdio, None)
@@ -85,43 +85,41 @@ class WasmtimeEngine:
         held.close()
 
     def load(
-        self, path: Path, *, name: str | None = None, waiting: Callable[[float], None] | None = None
+        self, source: ModuleSource, *, waiting: Callable[[float], None] | None = None
     ) -> "CoreProgram | ComponentProgram":
-        """See Engine; `waiting` is told while it compiles how long that takes."""
-        name = name or str(path)
+        """The source's program; `waiting` is told while it compiles how long that takes.
+
+        Raises ModuleError, UnknownFeature or ResourceExhausted that names the source.
+        """
         made = False
 
         def make() -> "CoreProgram | ComponentProgram":
             nonlocal made
             made = True
-            return self._make(digest, source, name.rpartition("/")[2], waiting)
+            return self._make(source, waiting)
 
         try:
-            source = read_source(path, name)
-            digest = hashlib.sha256(source).hexdigest()
-            program = self._programs.get(digest, make)
+            program = self._programs.get(source.digest, make)
         except (ModuleError, ResourceExhausted) as error:
             self._observe(Source.FAILED, 0.0)
-            raise type(error)(f"{name}: {error}") from None
+            raise type(error)(f"{source.name}: {error}") from None
         if not made:
             self._observe(Source.MEMORY, 0.0)
         return program
 
-    def compile(self, path: Path, *, waiting: Callable[[float], None] | None = None) -> "Stored":
-        """See that the module is in the store, without loading it. Raises ModuleError that names the path."""
+    def compile(self, source: ModuleSource, *, waiting: Callable[[float], None] | None = None) -> Stored:
+        """See that the module is in the store, without loading it. Raises as `load`."""
         try:
-            source = read_source(path, str(path))
-            digest = hashlib.sha256(source).hexdigest()
-            held = self._held(digest, source, path.name, waiting=waiting)
-            held.close()
+            held = self._held(source, waiting)
         except (ModuleError, ResourceExhausted) as error:
-            raise type(error)(f"{path}: {error}") from None
-        return Stored(digest=digest, new=held.new)
+            raise type(error)(f"{source.name}: {error}") from None
+        held.close()
+        return Stored(digest=source.digest, new=held.new)
 
     def _make(
-        self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None
+        self, source: ModuleSource, waiting: Callable[[float], None] | None
     ) -> "CoreProgram | ComponentProgram":
-        held = self._held(digest, source, name, waiting=waiting)
+        digest, held = source.digest, self._held(source, waiting)
         try:
             program = load_program(self.runtime, digest, held)
         except wasmtime.WasmtimeError as error:
@@ -130,28 +128,21 @@ class WasmtimeEngine:
             problem = compiling.one_line(str(error))
             _log.warning("module store: %s… is thrown away and will be compiled anew: %s", digest[:12], problem)
             self._store.discard(digest)
-            held = self._held(digest, source, name, waiting=waiting)
+            held = self._held(source, waiting)
             program = load_program(self.runtime, digest, held)
         self._observe(Source.COMPILED if held.new else Source.STORE, held.facts.compile_seconds)
         weakref.finalize(program, held.close)
         return program
 
-    def _held(
-        self,
-        digest: str,
-        source: bytes,
-        name: str,
-        *,
-        waiting: Callable[[float], None] | None = None,
-    ) -> Held:
-        held = self._store.find(digest)
+    def _held(self, source: ModuleSource, waiting: Callable[[float], None] | None = None) -> Held:
+        held = self._store.find(source.digest)
         if held is None:
-            with self._store.compiling(digest):
-                held = self._store.find(digest) or self._compile(digest, source, name, waiting)
+            with self._store.compiling(source.digest):
+                held = self._store.find(source.digest) or self._compile(source, waiting)
         return held
 
-    def _compile(self, digest: str, source: bytes, name: str, waiting: Callable[[float], None] | None) -> Held:
-        with in_memory(source) as file, self._store.new_file(digest) as target:
+    def _compile(self, source: ModuleSource, waiting: Callable[[float], None] | None) -> Held:
+        with in_memory(source.data) as file, self._store.new_file(source.digest) as target:
             try:
                 answer = self._runner.run(compiling.JOB, b"", (file, target), self._bounds.of_job, waiting)
             except JobFailed as failure:
@@ -162,20 +153,22 @@ class WasmtimeEngine:
                 spaces=compiled.spaces,
                 image=compiled.image,
                 interface=compiled.interface,
-                source=name,
-                source_size=len(source),
+                source=source.file,
+                source_size=len(source.data),
                 compile_seconds=compiled.seconds,
             )
-            return self._store.publish(digest, target, facts)
+            return self._store.publish(source.digest, target, facts)
 
     def _load_own(self, runtime: Runtime, name: str) -> wasmtime.Module:
-        source = own_source(name).encode()
-        digest = hashlib.sha256(source).hexdigest()
-        held = self._held(digest, source, f"{name}.wat")
+        held = self._held(_own(name))
         try:
             return runtime.load_module(held.path)
         finally:
             held.close()
+
+
+def _own(name: str) -> ModuleSource:
+    return ModuleSource(name=f"{name}.wat", data=own_source(name).encode())
 
 
 def store_key() -> str:
