@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from wasm_sandboxer.linux import files
+
 _log = logging.getLogger(__name__)
 
 
@@ -28,10 +30,10 @@ class Records:
         temporary = f"{folder}/.{ident}.tmp"
         data = json.dumps(record).encode()
         try:
-            _write(temporary, data)
+            files.write(temporary, data)
         except FileNotFoundError:
             os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  # the first of its namespace
-            _write(temporary, data)
+            files.write(temporary, data)
         os.rename(temporary, f"{folder}/{ident}.json")  # noqa: PTH104  # text is the cheaper path
 
     def remove(self, kind: str, namespace: str, ident: str) -> None:
@@ -49,8 +51,3 @@ class Records:
                 path.unlink(missing_ok=True)
         for path in (self._folder / kind).glob("*/.*.tmp"):
             path.unlink(missing_ok=True)
-
-
-def _write(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:  # noqa: PTH123
-        file.write(data)

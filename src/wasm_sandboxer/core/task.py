@@ -32,9 +32,11 @@ from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, NotFound, ResourceExhausted, WasmSandboxerError
 from wasm_sandboxer.guest import Exit, Guest, Reason
 from wasm_sandboxer.lifecycle import State
+from wasm_sandboxer.linux import files
 from wasm_sandboxer.linux.cgroup.protocol import Group
 from wasm_sandboxer.spec import Process, Resources, Spec, parse
 
+_MOST_SPEC = 16 << 20  # bytes; far above what containerd's messages let through
 _log = logging.getLogger(__name__)
 
 
@@ -411,7 +413,7 @@ class ClosedStreams(Streams):
 
 def _read_spec(bundle: Path) -> Spec:
     try:
-        data = (bundle / "config.json").read_bytes()
+        data = files.read(f"{bundle}/config.json", _MOST_SPEC)
     except OSError as error:
         raise NotFound(f"{bundle}/config.json: {error.strerror}") from None
     return parse(data)

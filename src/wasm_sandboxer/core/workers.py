@@ -1,7 +1,7 @@
 """Threads for what may block: mounts, bundles, modules. Each has a working directory of its own.
 
-No more than two work at a time unless those that do are stuck: what they do is half Python, and more would only wake
-each other for the GIL. With eight, containers that are made ten at a time took half as much CPU time again.
+One works at a time unless it is stuck: what it does is half Python, and more would only wake each other for the GIL.
+With two, containers that are made ten at a time took a fifth more CPU time, with eight half as much again.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ _T = TypeVar("_T")
 _CLONE_FS = 0x00000200  # linux/sched.h: root, working directory and umask
 # Seconds that a job takes if it waits for something: a mount from afar, a compilation. Others take one or two
 # milliseconds, on a busy machine ten. A guess.
-_STUCK = 0.05
-_FEW = 2
+_STUCK = 0.02
+_FEW = 1
 _Job = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 

@@ -1,5 +1,6 @@
 """A module's source on its way to a compiler: read from a file, handed to a child, refused; for any engine."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from wasm_sandboxer.engine import wasm
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
 from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed
+from wasm_sandboxer.linux import files
 from wasm_sandboxer.units import format_size
 
 MAX_SOURCE = 512 << 20
@@ -89,16 +91,14 @@ def _require_source(name: str, data: bytes) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_SOURCE:
-                raise ModuleError(f"the file has {format_size(size)}; at most {format_size(MAX_SOURCE)} are read")
-            return file.read(MAX_SOURCE)
+        return files.read(path, MAX_SOURCE)
     except FileNotFoundError:
         raise ModuleError("no such file") from None
     except IsADirectoryError:
         raise ModuleError("this is a folder, not a WebAssembly module") from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ModuleError(f"the file has more than the {format_size(MAX_SOURCE)} that are read") from None
         raise ModuleError(f"cannot be read: {error.strerror}") from None
 
 
