@@ -371,19 +371,18 @@ RUNNERS = {"local": "the child forked here, as by commands", "server": "by the f
 
 
 def measure_compile(path: str, rounds: int, runner: str) -> dict[str, list[float]]:
-    source = Path(path)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    source = read_source(Path(path))
     through: Runner = LocalRunner(JOBS) if runner == "local" else ForkServer("wasm_sandboxer.forkserver")
     found: dict[str, list[float]] = collections.defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="wasm-sandboxer-bench-") as root:
         store = module_store(root)
         here = WasmtimeEngine(store, runner=through)
         here.compile(source)  # warm
-        code = Path(_held(store, digest).path).read_bytes()
+        code = Path(_held(store, source.digest).path).read_bytes()
         for _ in range(rounds):
-            store.discard(digest)
+            store.discard(source.digest)
             found["whole"].append(_timed(lambda: here.compile(source)))
-            facts = _held(store, digest).facts
+            facts = _held(store, source.digest).facts
             found["inside"].append(facts.compile_seconds * 1e3)
             found["again"].append(_timed(lambda: here.compile(source)))
             found["job"].append(_timed(lambda: _do_nothing(through)))

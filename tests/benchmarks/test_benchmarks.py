@@ -45,9 +45,10 @@ def test_hello_is_measured_beside_its_floor(root: str) -> None:
     assert all(row["count"] and row["min"] > 0 for table in report.tables for row in table["rows"])
 
 
-def test_loading_is_measured_beside_compiling(root: str) -> None:
+def test_loading_and_compiling_are_measured(root: str) -> None:
     report = Report("engine", quick=True)
     engine.loading(report, root)
+    engine.compiling(report)
     assert all(row["count"] for table in report.tables for row in table["rows"])
 
 

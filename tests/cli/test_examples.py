@@ -1,11 +1,13 @@
 """What every example prints, and its exit code."""
 
 import re
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.cli import EXAMPLES, Cli, example
+from tests.support.cli import EXAMPLES, PATIENCE, Cli, example
 
 
 def test_hello_prints_and_exits_with_0(cli: Cli) -> None:
@@ -73,6 +75,35 @@ def test_a_component_that_ends_with_an_error_exits_with_1(cli: Cli) -> None:
 
 def test_sleep_component_ends_after_its_time(cli: Cli) -> None:
     assert cli("run", example("sleep-component"), "0.01").lines == ["slept"]
+
+
+def test_client_tells_the_time_and_random_numbers(cli: Cli) -> None:
+    ended = cli("run", "--network", "host", example("client"), "time")
+    assert (ended.code, abs(int(ended.text) - time.time()) < 60) == (0, True)
+    found = {cli("run", "--network", "host", example("client"), "random").text for _ in range(2)}
+    assert len(found) == 2
+
+
+def test_client_looks_names_up(cli: Cli) -> None:
+    ended = cli("run", "--network", "host", example("client"), "lookup", "localhost")
+    assert (ended.code, "127.0.0.1" in ended.lines) == (0, True)
+
+
+def test_client_sends_and_gets_a_datagram(cli: Cli) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(PATIENCE)
+        port = str(server.getsockname()[1])
+        process = cli.start("run", "--network", "host", example("client"), "udp", "127.0.0.1", port, "one datagram")
+        data, client = server.recvfrom(100)
+        server.sendto(data[::-1], client)
+        assert process.communicate()[0] == b"margatad eno\n"
+    assert process.returncode == 0
+
+
+def test_client_says_what_fails(cli: Cli) -> None:
+    ended = cli("run", "--network", "host", example("client"), "get", "127.0.0.1:1", "/")
+    assert (ended.code, ended.lines) == (1, ["client: answer: error 255"])
 
 
 def test_go_program_runs(cli: Cli) -> None:

@@ -15,7 +15,7 @@ from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
 from wasm_sandboxer.errors import ModuleError, Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.forking.client import ForkServer
-from wasm_sandboxer.guest import Exit, Limits, Preopen, Reason, Stdio
+from wasm_sandboxer.guest import Exit, Limits, Network, Preopen, Reason, Stdio
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,12 @@ def test_a_component_runs_in_a_process(processes: Processes) -> None:
 
 def test_a_component_that_ends_with_an_error_exits_with_1(processes: Processes) -> None:
     assert processes.run("hello-component", "exit").code == 1
+
+
+def test_every_process_has_random_numbers_of_its_own(processes: Processes) -> None:
+    """Not those that the process they were forked from would have drawn next."""
+    found = [processes.run("client", "random", network=Network.HOST).stdout for _ in range(4)]
+    assert len({number for number in found if len(number) == 17}) == 4
 
 
 def test_a_core_module_runs_in_a_process(processes: Processes) -> None:

@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +22,7 @@ from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.executor.assignment import Assignment
 from wasm_sandboxer.executor.confinement import Enclosure, enter_bounds, give_up_the_rest
+from wasm_sandboxer.forking.job import count_threads
 from wasm_sandboxer.forking.jobs import Tell
 from wasm_sandboxer.guest import Exit, Guest, Network, Preopen, Stdio
 from wasm_sandboxer.linux import syscall
@@ -39,13 +42,18 @@ class GuestProcesses:
     def preload(self, argument: bytes, fds: tuple[int, ...]) -> None:
         """Make the engine from its luggage, and run its exercises.
 
-        What Python and the engine do for the first time then, no child has to do in pages of its own.
+        What Python and the engine do for the first time then, no child has to do in pages of its own. But on a thread
+        that ends: the engine draws random numbers from a generator of the thread's, and every child would inherit the
+        same one.
         """
         self._runtime, exercises = unpack_luggage(argument, fds)
         for http in (False, True):
             self._runtime.component_linker(http=http)
-        for carried in exercises * _TIMES:
-            _exercise(self, carried)
+        with ThreadPoolExecutor(1) as thread:
+            for carried in exercises * _TIMES:
+                thread.submit(_exercise, self, carried).result()
+        while count_threads() > 1:  # Python lets go of it before the kernel does
+            time.sleep(0.001)
 
     def run(self, argument: bytes, fds: tuple[int, ...], tell: Tell) -> int:
         """Run one guest to its end; a Process of the fork server's catalogue."""

@@ -170,6 +170,7 @@ class ForkServer:
             [sys.executable, "-m", self._module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # children use one thread, and share what lies together
         )
 
     def _end(self) -> None:

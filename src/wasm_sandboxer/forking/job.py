@@ -56,9 +56,14 @@ class LocalRunner:
 
 def require_one_thread() -> None:
     """Raise FailedPrecondition unless the calling thread is the process's only one."""
-    threads = os.stat("/proc/self/task").st_nlink - 2  # noqa: PTH116  # a folder in it for each, as in any folder
+    threads = count_threads()
     if threads != 1:
         raise FailedPrecondition(f"cannot fork: this process has {threads} threads")
+
+
+def count_threads() -> int:
+    """How many threads this process has."""
+    return os.stat("/proc/self/task").st_nlink - 2  # noqa: PTH116  # a folder in it for each, as in any folder
 
 
 def do_bounded(job: Callable[[], bytes], bounds: Bounds, answers: socket.socket) -> NoReturn:
