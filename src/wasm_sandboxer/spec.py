@@ -6,6 +6,7 @@ Source: opencontainers/runtime-spec, config.md and config-linux.md.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -236,7 +237,10 @@ def _object(data: bytes, path: str) -> dict[str, Any]:
 
 
 class _Table:
-    """A JSON object with its path; a missing field has a default, one of the wrong type is refused."""
+    """A JSON object with its path; a missing field has a default, one of the wrong type is refused.
+
+    Strings are interned: a node's containers say mostly the same, and keep it as long as they live.
+    """
 
     def __init__(self, path: str, values: Mapping[str, Any]) -> None:
         self.path = path
@@ -256,15 +260,14 @@ class _Table:
         for index, item in enumerate(items):
             if not isinstance(item, kind):
                 raise InvalidArgument(f"{self.path}.{name}[{index}] must be {_NAMES[kind]}, not {item!r:.60}")
-        return items
+        return [sys.intern(item) for item in items] if kind is str else items
 
     def strings(self, name: str) -> Mapping[str, str]:
         table = self.table(name)
-        return {key: table.string(key) for key in table._values}  # noqa: SLF001
+        return {sys.intern(key): table.string(key) for key in table._values}  # noqa: SLF001
 
     def string(self, name: str, default: str = "") -> str:
-        value: str = self._get(name, str, default, "a string")
-        return value
+        return sys.intern(self._get(name, str, default, "a string"))
 
     def boolean(self, name: str) -> bool:
         value: bool = self._get(name, bool, default=False, wanted="true or false")

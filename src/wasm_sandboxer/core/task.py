@@ -369,7 +369,7 @@ def prepare(
         ground = Ground(
             ident=request.id,
             namespace=request.namespace,
-            spec=spec,
+            spec=dataclasses.replace(spec, mounts=()),  # kept for its execs
             root=root,
             around=around,
             homes=homes,
