@@ -5,6 +5,7 @@ Tables go to stdout, the same figures as JSON to benchmarks/results/NAME.json.
 
 import argparse
 import importlib
+import signal
 from pathlib import Path
 
 from benchmarks.report import RESULTS, Report
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = sorted(set(options.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    # A shell lets what it runs in the background ignore it, and whatever is started here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in options.names or NAMES:
         report = Report(name, quick=options.quick)
         importlib.import_module(f"benchmarks.{name}").bench(report)

@@ -8,17 +8,20 @@ Everything is found by the folder's unique name, never by what a program is call
 the machine, and whatever else merely mentions the folder, are left in peace.
 """
 
+import ctypes
 import json
 import os
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+_libc = ctypes.CDLL(None)
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8  # umount(2)
 
 SHIM_SOCKETS = Path("/run/containerd/s")
 """Where the runc shim binds its sockets, whatever state folder its containerd has (pkg/shim/util_unix.go)."""
@@ -145,8 +148,10 @@ def _unmount(folder: Path) -> None:
     while points := mounts(folder):
         if time.monotonic() > deadline:
             raise LeftoverError(f"mounts stay: {points}")
-        # Lazily: what still uses a mount has been killed, but the kernel may not be done with it.
-        subprocess.run(["umount", "--lazy", "--", *points], check=False, capture_output=True)
+        # Lazily: what still uses a mount has been killed, but the kernel may not be done with it. Not by umount(8),
+        # which reads the whole table for each: four thousand took it three minutes.
+        for point in reversed(points):
+            _libc.umount2(os.fsencode(point), _MNT_DETACH | _UMOUNT_NOFOLLOW)
 
 
 def _remove_cgroups(folder: Path, used: set[str]) -> None:
