@@ -318,10 +318,11 @@ def test_a_container_that_has_ended_can_be_collected(guests: Guests) -> None:
 
 def test_times_and_memory_are_told(guests: Guests) -> None:
     async def main() -> None:
-        container = guests.container("spin", "0.1")
+        container = guests.container("spin")
         assert container.cpu_time() == 0
         await container.start()
         await until(lambda: container.cpu_time() > 0.02)
+        await container.kill(signal.SIGKILL)
         end = await container.exit
         assert end.cpu_time > 0.02
         assert container.cpu_time() == end.cpu_time
