@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,8 +49,18 @@ def wasmedge() -> Path:
     return fetch.wasmedge()
 
 
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    """Skips where the host gives this user none, as containers do, and hardened kernels."""
+    if os.geteuid() == 0:
+        return
+    tried = subprocess.run(["unshare", "--user", "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"NOT RUN: this host lets no ordinary user have namespaces ({tried.stderr.strip()})")
+
+
 @pytest.fixture
-def edge(store_root: Path, tmp_path: Path, wasmedge: Path) -> Iterator[Cli]:
+def edge(store_root: Path, tmp_path: Path, wasmedge: Path, namespaces: None) -> Iterator[Cli]:
     """The program, with a WasmEdge to use."""
     with ExitStack() as undo:
         yield Cli(store_root, tmp_path, undo, {"WASMEDGE": str(wasmedge)})
