@@ -367,6 +367,7 @@ def test_a_wasmedge_that_is_not_known_is_refused(cli: Cli, tmp_path: Path, scrip
     assert cli.refused(*ON_WASMEDGE, example("hello"), env={"WASMEDGE": str(path)}) == said.format(path=path)
 
 
+@pytest.mark.usefixtures("namespaces")
 def test_wasmedge_is_found_on_path(cli: Cli, wasmedge: Path) -> None:
     ended = cli(*ON_WASMEDGE, example("exit"), "5", env={"PATH": f"{wasmedge.parent}:{os.environ['PATH']}"})
     assert (ended.code, ended.stderr) == (5, "")
@@ -472,6 +473,7 @@ def test_a_module_is_compiled_once(fresh: Cli, wasmedge: Path) -> None:
     assert len(list(folder.glob("*.cwasm"))) == 1
 
 
+@pytest.mark.usefixtures("namespaces")
 def test_a_compiled_module_that_somebody_changed_is_compiled_anew(fresh: Cli, wasmedge: Path) -> None:
     variables = {"WASMEDGE": str(wasmedge)}
     assert fresh("compile", "--engine", "wasmedge", example("exit"), env=variables).code == 0
