@@ -129,13 +129,18 @@ def test_a_container_that_is_killed_before_its_start_is_stopped(task, bundle, id
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_container_that_never_started_can_be_deleted(task, daemon, bundle, ident, terminal):
     made = bundle("hello", terminal=terminal)
+    task.Create(id=f"{ident}-first", bundle=str(bundle("hello", name="first").folder))  # its module stays open
+    task.Delete(id=f"{ident}-first")
     before = len(daemon.descriptors())
     task.Create(id=ident, bundle=str(made.folder), terminal=terminal, **made.streams(stdin=True))
     waiting = task.begin("Wait", id=ident)
     task.Delete(id=ident)
     assert made.read("stdout") == b""
     assert waiting.result(10)  # whoever waits is let go
-    assert len(daemon.descriptors()) <= before + 1  # the wire's own
+    deadline = time.monotonic() + 10
+    while len(daemon.descriptors()) > before + 1:  # the wire's own; others come and go by themselves
+        assert time.monotonic() < deadline, daemon.descriptors()
+        time.sleep(0.02)
 
 
 def test_a_container_starts_once(task, ident, sleeper, refused):
