@@ -5,21 +5,18 @@ record, no stream, no thread. A container has ended as soon as it is started. Wh
 takes for containerd's calls.
 """
 
-import argparse
 import asyncio
 import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from benchmarks.null import PATHS
-from wasm_sandboxer import logs
+from benchmarks.null import configured
 from wasm_sandboxer.api import sandbox_pb2, task_pb2, task_types_pb2
-from wasm_sandboxer.config import Config, LogLevel
+from wasm_sandboxer.config import Config
 from wasm_sandboxer.core.events import Event, EventQueue, Topic
 from wasm_sandboxer.errors import NotFound, Unsupported
 from wasm_sandboxer.rpc.call import Context, log_call, namespace_of
@@ -165,13 +162,7 @@ async def _serve(config: Config) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name in PATHS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
-    parser.add_argument("--log-level", type=LogLevel, default=LogLevel.INFO)
-    config = Config(**vars(parser.parse_args()))
-    logs.configure(config.log_level, config.log_format)
-    asyncio.run(_serve(config))
+    asyncio.run(_serve(configured(__doc__)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import _thread
 import asyncio
 import collections
 import contextlib
+import functools
 import gc
 import os
 import random
@@ -280,7 +281,7 @@ def _kills(rounds: int) -> list[float]:
     with contextlib.ExitStack() as undo:
         running = [_sleep_process(undo) for _ in range(rounds)]
         time.sleep(_SETTLE)
-        return [_timed(lambda process=process: _kill(process)) for process in running]
+        return [_timed(functools.partial(_kill, process)) for process in running]
 
 
 def _process_kills(rounds: int, others: str) -> list[float]:
@@ -294,7 +295,7 @@ def _process_kills(rounds: int, others: str) -> list[float]:
         for _ in range(rounds):
             process = _process(_SPIN, undo)
             time.sleep(0.01)
-            samples.append(_timed(lambda process=process: _kill(process)))
+            samples.append(_timed(functools.partial(_kill, process)))
         return samples
 
 

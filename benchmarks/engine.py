@@ -304,13 +304,17 @@ def measure_load(root: str, path: str, rounds: int) -> dict[str, Any]:
         another.runtime = first.runtime  # a fresh one would make the engine and its linker first
         parts["hash"].append(_timed(lambda: hashlib.sha256(source.read_bytes()).hexdigest()))
         parts["find"].append(_timed(lambda: _held(store, program.digest).close()))
-        parts["whole"].append(_timed(lambda another=another: another.load(read_source(source))))
+        parts["whole"].append(_timed(functools.partial(_read_and_load, another, source)))
         parts["load"].append(_timed(lambda: _load(store, first, program)))
     facts = _held(store, program.digest).facts
     guest = Guest(module=source, argv=(source.name,))
     program.run(guest, Stdio(), program.control(guest, Stdio(), None), lambda: None)
     mapped, private = _mappings(f"{program.digest}.cwasm")
     return {"parts": parts, "compile": [facts.compile_seconds * 1e3], "mapped": [mapped], "private": [private]}
+
+
+def _read_and_load(loader: WasmtimeEngine, source: Path) -> None:
+    loader.load(read_source(source))
 
 
 def _load(store: ModuleStore, loader: WasmtimeEngine, program: Any) -> None:
@@ -388,7 +392,7 @@ def measure_compile(path: str, rounds: int, runner: str) -> dict[str, list[float
             found["job"].append(_timed(lambda: _do_nothing(through)))
             if runner == "local":
                 found["fork"].append(_timed(_fork))
-            found["publish"].append(_timed(lambda facts=facts: _publish(store, code, facts)))
+            found["publish"].append(_timed(functools.partial(_publish, store, code, facts)))
     if isinstance(through, ForkServer):
         through.stop()
     return found

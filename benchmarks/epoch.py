@@ -160,7 +160,7 @@ def guests_by(way: str, root: str) -> Guests:
     return guests
 
 
-@binding.EpochCallback
+@binding.EpochCallback  # type: ignore[untyped-decorator]
 def ON_EPOCH(_context: Any, cell: int, delta: Any, kind: Any) -> int:  # noqa: N802  # a constant: never collected
     """What thunks.py does in machine code, here in Python: every guest that asks takes the GIL."""
     words = (ctypes.c_uint64 * (thunks.CELL_SIZE // 8)).from_address(cell)

@@ -172,7 +172,10 @@ async def _worker(made: Sandboxes) -> AsyncIterator[Worker]:
 async def _running(made: Sandboxes, hostile: Hostile) -> AsyncIterator[None]:
     """The hostile guest, or so many of it that are started again whenever they have ended."""
     sandbox = await made.sandbox(cpuset_cpus=last_cpu(), cpu_shares=1024)
-    options = {"resources": hostile.resources, "fifos": hostile.reader or hostile.stdin or not hostile.again}
+    options: dict[str, Any] = {
+        "resources": hostile.resources,
+        "fifos": hostile.reader or hostile.stdin or not hostile.again,
+    }
     async with AsyncExitStack() as stack:
         stack.push_async_callback(made.remove, sandbox)
         if hostile.again:
@@ -212,8 +215,8 @@ async def _asking(made: Sandboxes, answers: Answers) -> AsyncIterator[None]:
     """Have another process ask all the while."""
     with tempfile.TemporaryDirectory(prefix="wsq-", dir="/tmp") as folder:
         command = [sys.executable, "-m", "benchmarks.asking", str(made.daemon.task_listen), f"{folder}/bundles"]
-        pipes = dict.fromkeys(("stdin", "stdout"), asyncio.subprocess.PIPE)
-        asker = await asyncio.create_subprocess_exec(*command, cwd=CHECKOUT, limit=1 << 24, **pipes)
+        pipe = asyncio.subprocess.PIPE
+        asker = await asyncio.create_subprocess_exec(*command, cwd=CHECKOUT, limit=1 << 24, stdin=pipe, stdout=pipe)
         assert asker.stdin is not None
         assert asker.stdout is not None
         await asker.stdout.readline()  # it has begun

@@ -18,7 +18,7 @@ from wasm_sandboxer.engine.protocol import ANYWHERE, Control, ExportItem, Import
 from wasm_sandboxer.forking.client import ForkServer
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 
-PATHS = ("listen", "task_listen", "state", "root", "containerd")
+_PATHS = ("listen", "task_listen", "state", "root", "containerd")
 
 
 class NullControl:
@@ -101,13 +101,19 @@ def make(_config: Config, _forks: ForkServer, _observe: LoadObserver | None) -> 
     return NullEngine()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name in PATHS:
+def configured(description: str) -> Config:
+    """What serve's options on the command line say, with logs set up by them."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    for name in _PATHS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
     parser.add_argument("--log-level", type=LogLevel, default=LogLevel.INFO)
     config = Config(**vars(parser.parse_args()))
     logs.configure(config.log_level, config.log_format)
+    return config
+
+
+def main() -> None:
+    config = configured(__doc__)
     asyncio.run(daemon.serve(config, lambda: config, make))
 
 

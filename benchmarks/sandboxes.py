@@ -96,7 +96,7 @@ class Sandboxes:
             await self.remove(sandbox)
 
     async def _control(self, method: str, request: Any) -> Any:
-        call = self._channel.unary_unary(
+        call: Any = self._channel.unary_unary(
             f"/{CONTROLLER}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=SERVICES[CONTROLLER][method].response.FromString,

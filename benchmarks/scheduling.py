@@ -159,7 +159,8 @@ def measure(
     if ours:
         our_group.join()
     help_it = LAST_HELP[last_help]
-    thread.ThreadExecution._hurry = lambda execution: help_it(execution.pid, our_group)
+    hurry = lambda execution: help_it(execution.pid, our_group)  # noqa: E731
+    thread.ThreadExecution._hurry = hurry  # type: ignore[method-assign]
     set_nice(-20)  # until all have started
     return in_loop(_measure(root, kills, loop_nice, guest_nice, [CpuGroup(folder) for folder in theirs]))
 

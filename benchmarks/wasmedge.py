@@ -61,7 +61,7 @@ def compiling(report: Report, binary: Path, folder: Path) -> None:
         source = EXAMPLES / f"{module}.wasm"
         size = source.stat().st_size / 1024
         for level in ("0", "1", "2"):
-            command = [binary, *COMPILE, "--optimize", level, source, folder / "compiled.wasm"]
+            command: list[str | Path] = [binary, *COMPILE, "--optimize", level, source, folder / "compiled.wasm"]
             samples = [timed(command) / size for _ in range(report.rounds(3, 1))]
             report.row(f"{module} ({size:.0f} KiB), level {level}", samples)
 
@@ -82,7 +82,7 @@ def running(report: Report, binary: Path, folder: Path) -> None:
 def memory(report: Report, binary: Path) -> None:
     count = report.rounds(20)
     report.table(f"{count} guests that sleep", "memory of each, from smaps_rollup")
-    command = [binary, *PROPOSALS, EXAMPLES / "sleep.wasm", "forever"]
+    command: list[str | Path] = [binary, *PROPOSALS, EXAMPLES / "sleep.wasm", "forever"]
     running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(count)]
     try:
         time.sleep(1)
@@ -97,7 +97,7 @@ def memory(report: Report, binary: Path) -> None:
 
 def compile_module(binary: Path, source: Path, folder: Path, level: str) -> Path:
     target = folder / f"{source.stem}-{level}.wasm"
-    command = [binary, *COMPILE, "--optimize", level, source, target]
+    command: list[str | Path] = [binary, *COMPILE, "--optimize", level, source, target]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return target
 
@@ -112,6 +112,7 @@ def timed(command: list[str | Path]) -> float:
 def in_wasmtime(engine: wasmtime.Engine, module: wasmtime.Module) -> float:
     store = wasmtime.Store(engine)
     start = wasmtime.Instance(store, module, []).exports(store)["_start"]
+    assert isinstance(start, wasmtime.Func)
     begun = time.perf_counter()
     start(store)
     return (time.perf_counter() - begun) * 1e3
