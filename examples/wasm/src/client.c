@@ -10,27 +10,9 @@
 // error-code of wasi:sockets/network, or 255 where the interface has an error of its own.
 // Its frame is client.wat.
 
-#include "component/component.h"
+#include "component/sockets.h"
 
-// Cases of ip-address-family, scheme and error-code.
-enum { IPV4 = 0, HTTP = 0, WOULD_BLOCK = 8, OTHER = 255 };
-
-enum { SOME = 1 };
-
-// result<_, error-code>
-typedef struct {
-    uint8_t is_error;
-    uint8_t error;
-} outcome;
-
-// result<HANDLE, error-code>: one or the other, in the same place.
-typedef struct {
-    uint8_t is_error;
-    union {
-        handle made;
-        uint8_t error;
-    };
-} created;
+enum { HTTP = 0, SOME = 1, OTHER = 255 };  // cases of scheme and option, and no error-code
 
 // result<tuple<incoming-datagram-stream, outgoing-datagram-stream>, error-code>
 typedef struct {
@@ -150,9 +132,6 @@ void wall_clock_now(datetime *result);
 IMPORT("wasi:random/random@0.2.0", "get-random-u64")
 uint64_t get_random(void);
 
-IMPORT("wasi:sockets/instance-network@0.2.0", "instance-network")
-handle instance_network(void);
-
 IMPORT("wasi:sockets/ip-name-lookup@0.2.0", "resolve-addresses")
 void resolve_addresses(handle network, const char *name, size_t length, created *result);
 
@@ -164,12 +143,6 @@ handle resolve_subscribe(handle stream);
 
 IMPORT("wasi:sockets/udp-create-socket@0.2.0", "create-udp-socket")
 void create_socket(int32_t family, created *result);
-
-// An address comes in twelve flat parts, the first being its family. For IPv4 follow the port and four bytes; the
-// rest is IPv6's.
-#define ADDRESS                                                                                              \
-    int32_t family, int32_t port, int32_t a, int32_t b, int32_t c, int32_t d, int32_t, int32_t, int32_t,    \
-        int32_t, int32_t, int32_t
 
 IMPORT("wasi:sockets/udp@0.2.0", "[method]udp-socket.start-bind")
 void start_bind(handle socket, handle network, ADDRESS, outcome *result);

@@ -7,27 +7,12 @@
 // it prints `tcp-server: STEP: error E`, E being the number of the error-code of wasi:sockets/network.
 // Its frame is tcp-server.wat.
 
-#include "component/component.h"
+#include "component/sockets.h"
 
-// Cases of ip-address-family, shutdown-type and error-code.
-enum { IPV4 = 0, SHUTDOWN_SEND = 1, WOULD_BLOCK = 8, CONNECTION_ABORTED = 16 };
+// Cases of shutdown-type and error-code.
+enum { SHUTDOWN_SEND = 1, CONNECTION_ABORTED = 16 };
 
 enum { LINE = 64 };
-
-// result<_, error-code>
-typedef struct {
-    uint8_t is_error;
-    uint8_t error;
-} outcome;
-
-// result<tcp-socket, error-code>: one or the other, in the same place.
-typedef struct {
-    uint8_t is_error;
-    union {
-        handle socket;
-        uint8_t error;
-    };
-} created;
 
 // result<tuple<tcp-socket, input-stream, output-stream>, error-code>
 typedef struct {
@@ -54,17 +39,11 @@ typedef struct {
 } address;
 _Static_assert(offsetof(address, port) == 8 && sizeof(address) == 36, "as the canonical ABI lays it out");
 
-IMPORT("wasi:sockets/instance-network@0.2.0", "instance-network")
-handle instance_network(void);
-
 IMPORT("wasi:sockets/tcp-create-socket@0.2.0", "create-tcp-socket")
 void create_socket(int32_t family, created *result);
 
-// The address comes in twelve flat parts, the first being its family. For IPv4 follow the port and four
-// bytes; the rest is IPv6's.
 IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.start-bind")
-void start_bind(handle socket, handle network, int32_t family, int32_t port, int32_t a, int32_t b, int32_t c,
-                int32_t d, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, outcome *result);
+void start_bind(handle socket, handle network, ADDRESS, outcome *result);
 
 IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.finish-bind")
 void finish_bind(handle socket, outcome *result);
@@ -177,11 +156,11 @@ RUN bool run(void) {
     texts arguments;
     get_arguments(&arguments);
     handle out = get_stdout();
-    created made;
-    create_socket(IPV4, &made);
-    if (made.is_error) return !fail(out, "tcp-server: create: error ", made.error);
-    handle pollable = socket_subscribe(made.socket);
-    return !(bind_to(out, pollable, made.socket, port_of(arguments)) &&
-             listen_on(out, pollable, made.socket) && tell_port(out, made.socket) &&
-             serve(out, pollable, made.socket));
+    created socket;
+    create_socket(IPV4, &socket);
+    if (socket.is_error) return !fail(out, "tcp-server: create: error ", socket.error);
+    handle pollable = socket_subscribe(socket.made);
+    return !(bind_to(out, pollable, socket.made, port_of(arguments)) &&
+             listen_on(out, pollable, socket.made) && tell_port(out, socket.made) &&
+             serve(out, pollable, socket.made));
 }
