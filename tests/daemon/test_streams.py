@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -138,12 +140,43 @@ def test_what_a_guest_wrote_waits_for_its_reader_until_the_container_is_deleted(
     made.close()
     start(made, **streams)
     assert ttrpc.Wait(id=ident).exit_status == 0
-    reader = os.open(streams["stdout"], os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        assert os.read(reader, 100) == b"Hello from WebAssembly!\n"
-        assert os.read(reader, 100) == b""
-    finally:
-        os.close(reader)
+    made._readers["stdout"] = os.open(streams["stdout"], os.O_RDONLY | os.O_NONBLOCK)
+    assert made.read("stdout") == b"Hello from WebAssembly!\n"
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_a_reader_that_comes_after_the_guest_ended_comes_to_the_end(ttrpc, start, bundle, ident, daemon, on_terminal):
+    """As containerd's may, which opens its end in a goroutine of its own, and waits there for a writer."""
+    made = bundle("hello", terminal=on_terminal)
+    streams = made.streams()
+    if on_terminal:
+        del streams["stderr"]
+    made.close()
+    start(made, terminal=on_terminal, **streams)
+    assert ttrpc.Wait(id=ident).exit_status == 0
+    time.sleep(0.05)  # whatever was to be closed at once has been
+    script = "import sys; sys.stdout.write(open(sys.argv[1]).read())"
+    late = subprocess.run(
+        [sys.executable, "-c", script, streams["stdout"]], check=True, capture_output=True, timeout=10
+    )
+    assert late.stdout.split() == [b"Hello", b"from", b"WebAssembly!"]
+    writing = [each for each in daemon.descriptors() if each == streams["stdout"]]
+    assert len(writing) <= 1  # the reading end stays until the container is deleted
+
+
+def test_readers_that_never_come_leave_nothing_behind(ttrpc, bundle, ident, daemon):
+    before = daemon.streams()
+    made = bundle("hello")
+    streams = made.streams()
+    made.close()
+    ttrpc.Create(id=ident, bundle=str(made.folder), **streams)
+    ttrpc.Start(id=ident)
+    assert ttrpc.Wait(id=ident).exit_status == 0
+    time.sleep(0.02)
+    ttrpc.Delete(id=ident)
+    time.sleep(0.3)  # longer than between two looks for a reader
+    assert daemon.streams() == before
+    assert [each for each in daemon.descriptors() if each.startswith(str(made.folder))] == []
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])

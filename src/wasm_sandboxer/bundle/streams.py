@@ -1,20 +1,20 @@
 """A process's standard streams as containerd names them: FIFOs, a terminal, log URIs, nothing.
 
 Opening happens in a worker thread and never waits for another side. The guest reads and writes the descriptors
-itself; the loop only moves a terminal's bytes. Writing ends are closed when the guest has ended, so that
-readers come to the end; the reading end that is held beside each output FIFO stays until the process is
-deleted, so that what it wrote survives a containerd that is away meanwhile.
+itself; the loop only moves a terminal's bytes. Outputs come to their end when the guest has ended, and are closed
+when the process is deleted (bundle/output.py).
 """
 
 import os
 import stat
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from wasm_sandboxer.bundle.logger import LogProcess
+from wasm_sandboxer.bundle.output import Output, OutputFifo
 from wasm_sandboxer.bundle.terminal import Terminal
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument
 from wasm_sandboxer.guest import Stdio
@@ -45,8 +45,8 @@ class Streams:
         self._hold_stdin = hold_stdin
         self._container = container
         self._namespace = namespace
-        self._writers = ExitStack()  # until the guest has ended
-        self._keepers = ExitStack()  # until the process is deleted
+        self._outputs: list[Output] = []
+        self._inputs = ExitStack()  # and a terminal's master side
         self._stdin_keeper = -1
         self._terminal: Terminal | None = None
         self._logger: LogProcess | None = None
@@ -80,21 +80,23 @@ class Streams:
             self._terminal.end_input()
 
     def guest_ended(self) -> None:
-        """Close what the guest wrote to, so that readers come to the end."""
-        self._writers.close()
+        """Let the readers of what the guest wrote come to the end; on the loop."""
+        for output in self._outputs:
+            output.end()
         self.close_stdin()
         if self._terminal is not None:
             self._terminal.guest_ended()
 
     def close(self) -> None:
         """Close everything; idempotent."""
-        self._writers.close()
         if self._stdin_keeper >= 0:
             os.close(self._stdin_keeper)
             self._stdin_keeper = -1
         if self._terminal is not None:
             self._terminal.close()
-        self._keepers.close()
+        for output in self._outputs:
+            output.close()
+        self._inputs.close()
         if self._logger is not None:
             self._logger.stop()
 
@@ -103,58 +105,48 @@ class Streams:
         stdin = self._open_input(names.stdin) if names.stdin else None
         if names.stdout.startswith(_PROGRAM):
             out, error = self._open_logger(names.stdout)
-            self._writers.callback(os.close, out)
-            self._writers.callback(os.close, error)
+            self._outputs += (Output(out), Output(error))
             return Stdio(stdin=stdin, stdout=out, stderr=error)
-        stdout = self._open_output("stdout", names.stdout, self._writers) if names.stdout else None
-        stderr = self._open_output("stderr", names.stderr, self._writers) if names.stderr else None
+        stdout, stderr = (
+            self._own(_open_output(which, name)) if name else None
+            for which, name in (("stdout", names.stdout), ("stderr", names.stderr))
+        )
         return Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def _own(self, output: Output) -> int:
+        self._outputs.append(output)
+        return output.fd
 
     def _open_terminal(self) -> Stdio:
         master, slave = os.openpty()
-        self._keepers.callback(os.close, master)
-        self._writers.callback(os.close, slave)
+        self._inputs.callback(os.close, master)
+        self._outputs.append(Output(slave))  # the guest's side; the sink comes to its end after it
         os.set_blocking(master, False)
         stdin = self._open_input(self.names.stdin) if self.names.stdin else None
-        self._terminal = Terminal(master, stdin, self._open_sink(self.names.stdout))
+        sink = self._open_sink(self.names.stdout)
+        if sink is not None:
+            os.set_blocking(sink.fd, False)
+            self._inputs.callback(sink.close)
+        self._terminal = Terminal(master, stdin, sink)
         return Stdio(stdin=slave, stdout=slave, stderr=slave, terminals=frozenset({0, 1, 2}))
 
-    def _open_sink(self, name: str) -> int | None:
-        """Where a terminal's output goes; open beyond the guest's end, since the terminal may hold some still."""
+    def _open_sink(self, name: str) -> Output | None:
+        """Where a terminal's output goes, beyond the guest's end, since the terminal may hold some still."""
         if not name:
             return None
         if name.startswith(_PROGRAM):
             sink, error = self._open_logger(name)
-            self._writers.callback(os.close, error)
-            self._keepers.callback(os.close, sink)
-        else:
-            sink = self._open_output("stdout", name, self._keepers)
-        os.set_blocking(sink, False)
-        return sink
+            self._outputs.append(Output(error))
+            return Output(sink)
+        return _open_output("stdout", name)
 
     def _open_input(self, name: str) -> int:
         path = _local(name, "stdin")
         reader = _open(path, os.O_RDONLY | os.O_NONBLOCK, "stdin")
-        self._keepers.callback(os.close, reader)
+        self._inputs.callback(os.close, reader)
         if self._hold_stdin and stat.S_ISFIFO(os.fstat(reader).st_mode):
             self._stdin_keeper = _open(path, os.O_WRONLY | os.O_NONBLOCK, "stdin")
         return reader
-
-    def _open_output(self, which: str, name: str, owner: ExitStack) -> int:
-        path = _local(name, which)
-        if name.startswith("file://"):
-            with suppress(OSError):  # opening it says what is wrong
-                Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, which)
-            owner.callback(os.close, fd)
-            return fd
-        # With a reading end of our own, opening for writing does not wait, and a restart of the reader's side
-        # breaks no pipe.
-        keeper = _open(path, os.O_RDONLY | os.O_NONBLOCK, which)
-        self._keepers.callback(os.close, keeper)
-        fd = _open(path, os.O_WRONLY, which)
-        owner.callback(os.close, fd)
-        return fd
 
     def _open_logger(self, uri: str) -> tuple[int, int]:
         parts = urlsplit(uri)
@@ -162,6 +154,16 @@ class Streams:
         program = unquote(parts.path) if not parts.netloc else f"{parts.netloc}{parts.path}"
         self._logger = LogProcess(program, arguments, self._container, self._namespace)
         return self._logger.outputs
+
+
+def _open_output(which: str, name: str) -> Output:
+    path = _local(name, which)
+    if not name.startswith("file://"):
+        with _named(path, which):
+            return OutputFifo(path)
+    with suppress(OSError):  # opening it says what is wrong
+        Path(path).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    return Output(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, which))
 
 
 def _local(name: str, which: str) -> str:
@@ -174,7 +176,14 @@ def _local(name: str, which: str) -> str:
 
 
 def _open(path: str, flags: int, which: str) -> int:
-    try:
+    with _named(path, which):
         return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+
+
+@contextmanager
+def _named(path: str, which: str) -> Iterator[None]:
+    """Have a failure to open it say what it was for."""
+    try:
+        yield
     except OSError as error:
         raise InvalidArgument(f"{which}: cannot open {path}: {error.strerror}") from None

@@ -12,6 +12,7 @@ import struct
 import termios
 from collections.abc import Callable
 
+from wasm_sandboxer.bundle.output import Output
 from wasm_sandboxer.errors import InvalidArgument
 
 _PIECE = 16 << 10
@@ -25,8 +26,8 @@ _LARGEST = 0xFFFF  # struct winsize has 16 bits for each
 class Terminal:
     """Moves a terminal's bytes; on the loop from begin() to close(). The descriptors are its owner's."""
 
-    def __init__(self, master: int, source: int | None, sink: int | None) -> None:
-        """`sink` must not block; it is closed in place when the output ends."""
+    def __init__(self, master: int, source: int | None, sink: Output | None) -> None:
+        """`sink` must not block; its end comes when the guest has ended and all that the terminal held is moved."""
         self._master = master
         self._source = source
         self._sink = sink
@@ -35,7 +36,6 @@ class Terminal:
         self._pending_in = b""
         self._in_line = False  # the guest's input so far does not end with a line
         self._input_ends = False
-        self._output_ended = False
         self.on_signal: Callable[[int], None] = lambda _: None
 
     def begin(self) -> None:
@@ -68,7 +68,7 @@ class Terminal:
 
     def close(self) -> None:
         """Stop moving."""
-        for fd in (self._master, self._source, self._sink):
+        for fd in (self._master, self._source, self._sink.fd if self._sink is not None else None):
             self._stop(fd)
         self._loop = None
 
@@ -99,29 +99,26 @@ class Terminal:
         assert self._loop is not None
         if self._sink is not None:
             try:
-                self._pending_out = self._pending_out[os.write(self._sink, self._pending_out) :]
+                self._pending_out = self._pending_out[os.write(self._sink.fd, self._pending_out) :]
             except BlockingIOError:
                 pass
             except OSError:  # nobody reads any more: as with a terminal that is switched off
                 self._pending_out = b""
-        else:
-            self._pending_out = b""
-        if self._pending_out:
-            # The terminal is read no further until its reader takes this: the guest waits in its own write.
-            self._loop.remove_reader(self._master)
-            self._loop.add_writer(self._sink or 0, self._flush_out)
-            return
-        if self._sink is not None:
-            self._loop.remove_writer(self._sink)
+            if self._pending_out:
+                # The terminal is read no further until its reader takes this: the guest waits in its own write.
+                self._loop.remove_reader(self._master)
+                self._loop.add_writer(self._sink.fd, self._flush_out)
+                return
+            self._loop.remove_writer(self._sink.fd)
+        self._pending_out = b""
         self._loop.add_reader(self._master, self._from_guest)
 
     def _end_output(self) -> None:
-        """Close the sink in place, so that its reader comes to the end while its owner keeps the number."""
-        if self._sink is not None and not self._output_ended:
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            os.dup2(null, self._sink, inheritable=False)
-            os.close(null)
-        self._output_ended = True
+        """Let go of the sink, whose number may soon be another file's."""
+        if self._sink is not None:
+            self._stop(self._sink.fd)
+            self._sink.end()
+        self._sink = None
 
     # ---- to the guest ----
 
