@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -365,20 +366,63 @@ def test_a_paused_process_stands_still_and_dies_when_it_is_told(
 ) -> None:
     pid, _ = start("spin", annotations={ISOLATION: "process"}, linux={"cgroupsPath": f"/wst-{ident}"})
 
-    def used() -> int:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-
     ttrpc.Pause(id=ident)
     time.sleep(0.05)
-    before = used()
+    before = used(pid)
     time.sleep(0.2)
-    assert used() - before <= 1
+    assert used(pid) - before <= 1
     ttrpc.Resume(id=ident)
-    until(lambda: used() - before > 3)
+    until(lambda: used(pid) - before > 3)
     ttrpc.Pause(id=ident)
     ttrpc.Kill(id=ident, signal=9)
     assert ttrpc.Wait(id=ident).exit_status == 137
+
+
+def used(pid: int) -> int:
+    """Ticks of CPU of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_processes_of_a_container_are_paused_and_ended_each_by_itself(
+    start: Callable[..., tuple[int, Bundle]], ttrpc: Client, ident: str
+) -> None:
+    """Though they share a group of the kernel's."""
+    pid, made = start("spin", annotations={ISOLATION: "process"}, linux={"cgroupsPath": f"/wst-{ident}"})
+    made.add("sleep")
+    sleep = process({"args": ["/sleep.wasm", "forever"], "cwd": "/"})
+    for name in ("one", "two"):
+        ttrpc.Exec(id=ident, exec_id=name, spec=sleep)
+        ttrpc.Start(id=ident, exec_id=name)
+    ttrpc.Kill(id=ident, exec_id="one", signal=signal.SIGSTOP)
+    before = used(pid)
+    until(lambda: used(pid) - before > 3)  # only the other is held
+    ttrpc.Pause(id=ident)
+    ttrpc.Kill(id=ident, exec_id="one", signal=signal.SIGKILL)
+    assert ttrpc.Wait(id=ident, exec_id="one").exit_status == 137
+    time.sleep(0.05)
+    before = used(pid)
+    time.sleep(0.2)
+    assert used(pid) - before <= 1  # the container is still held
+    ttrpc.Kill(id=ident, signal=signal.SIGTERM)
+    assert ttrpc.Wait(id=ident).exit_status == 143
+    assert ttrpc.Wait(id=ident, exec_id="two").exit_status == 137
+
+
+def test_a_process_that_is_paused_while_it_is_killed_ends(
+    ttrpc: Client, bundle: Callable[..., Bundle], ident: str
+) -> None:
+    for number in range(12):
+        name = f"{ident}-{number}"
+        linux = {"cgroupsPath": f"/wst-{name}"}
+        made = bundle("spin", name=name, annotations={ISOLATION: "process"}, linux=linux)
+        ttrpc.Create(id=name, bundle=str(made.folder))
+        ttrpc.Start(id=name)
+        calls = [ttrpc.begin("Kill", id=name, signal=signal.SIGTERM), ttrpc.begin("Pause", id=name)]
+        for call in calls:
+            call.exception(20)
+        assert ttrpc.Wait(id=name).exit_status == 143
+        ttrpc.Delete(id=name)
 
 
 def test_a_process_that_the_kernel_kills_for_memory_is_out_of_it(

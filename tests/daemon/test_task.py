@@ -11,7 +11,9 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from tests.support.cli import PATIENCE
+from tests.support.modules import binary
 from tests.support.rpc import Client
+from tests.support.wat import STUCK_START
 from wasm_sandboxer import __version__
 from wasm_sandboxer.api import cgroups_v1_pb2, cgroups_v2_pb2, typeurl
 from wasm_sandboxer.api.services import SERVICES, TASK
@@ -292,6 +294,84 @@ def test_the_end_of_a_container_is_the_end_of_its_execs(task, ident, sleeper, re
     assert [wait.result(0.1).exit_status for wait in waits] == [137, 137, 137]  # told before the container's own
     message = refused(StatusCode.FAILED_PRECONDITION, task.Exec, id=ident, exec_id="e4", spec=process("/exit.wasm"))
     assert "it is stopped" in message
+
+
+def test_the_end_of_a_container_is_the_end_of_an_exec_that_is_starting(task, ident, sleeper):
+    """And of those after it; each is told before the container's own."""
+    (sleeper.root / "stuck.wasm").write_bytes(binary(STUCK_START))
+    task.Exec(id=ident, exec_id="starting", spec=process("/stuck.wasm"))
+    task.Exec(id=ident, exec_id="after", spec=process("/spin.wasm"))
+    starting = task.begin("Start", id=ident, exec_id="starting")
+    task.Start(id=ident, exec_id="after")
+    waits = [task.begin("Wait", id=ident, exec_id=name) for name in ("starting", "after")]
+    time.sleep(0.1)  # the first has come to its start function
+    task.Kill(id=ident, signal=signal.SIGTERM)
+    assert task.Wait(id=ident).exit_status == 143
+    assert [wait.result(0.1).exit_status for wait in waits] == [137, 137]
+    starting.exception(PATIENCE)
+    for name in ("starting", "after"):
+        assert task.Delete(id=ident, exec_id=name).exit_status == 137
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_execs_that_start_while_their_container_ends_come_to_an_end(ttrpc, daemon, bundle, ident, isolation):
+    """As probes do while a pod is being stopped."""
+    for number in range(8):
+        name = f"{ident}-{number}"
+        made = bundle("sleep", "forever", name=name, annotations={"wasm-sandboxer.io/isolation": isolation})
+        made.add("hello")
+        ttrpc.Create(id=name, bundle=str(made.folder))
+        ttrpc.Start(id=name)
+        execs = [f"e{each}" for each in range(4)]
+        for each in execs:
+            ttrpc.Exec(id=name, exec_id=each, spec=process("/hello.wasm"))
+        waits = [ttrpc.begin("Wait", id=name, exec_id=each) for each in execs]
+        starts = [ttrpc.begin("Start", id=name, exec_id=each) for each in execs]
+        time.sleep(0.001 * number)
+        ttrpc.Kill(id=name, signal=signal.SIGKILL)
+        ttrpc.Wait(id=name)
+        assert {wait.result(PATIENCE).exit_status for wait in waits} <= {0, 137, 128}
+        for start in starts:
+            start.exception(PATIENCE)
+        ttrpc.Delete(id=name)
+    assert "InvalidStateError" not in daemon.log
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_an_exec_that_is_starting_is_held_with_its_container(ttrpc, daemon, bundle, ident, isolation):
+    made = bundle("sleep", "forever", annotations={"wasm-sandboxer.io/isolation": isolation})
+    (made.root / "stuck.wasm").write_bytes(binary(STUCK_START))
+    ttrpc.Create(id=ident, bundle=str(made.folder))
+    ttrpc.Start(id=ident)
+    ttrpc.Exec(id=ident, exec_id="e", spec=process("/stuck.wasm"))
+    starting = ttrpc.begin("Start", id=ident, exec_id="e")
+    pids = lambda: [each.pid for each in ttrpc.Pids(id=ident).processes][1:]  # noqa: E731
+    wait_until(pids)
+    (pid,) = pids()
+
+    def used():
+        stat = Path(
+            f"/proc/{pid}/task/{pid}/stat" if isolation == "process" else f"/proc/{daemon.pid}/task/{pid}/stat"
+        )
+        fields = stat.read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    wait_until(lambda: used() > 2)  # it spins in its start function
+    ttrpc.Pause(id=ident)
+    time.sleep(0.05)
+    before = used()
+    time.sleep(0.2)
+    assert used() - before <= 1
+    ttrpc.Resume(id=ident)
+    wait_until(lambda: used() - before > 2)
+    ttrpc.Pause(id=ident)
+    ttrpc.Kill(id=ident, exec_id="e", signal=signal.SIGKILL)
+    starting.exception(PATIENCE)
+    assert ttrpc.Wait(id=ident, exec_id="e").exit_status == 137
+    assert ttrpc.State(id=ident).status == PAUSED
+    ttrpc.Kill(id=ident, signal=signal.SIGKILL)
+    ttrpc.Wait(id=ident)
+    ttrpc.Delete(id=ident)
 
 
 def test_kill_all_reaches_the_execs(task, ident, sleeper):

@@ -7,6 +7,8 @@ that is set exactly once and never has an exception; any number may wait for it.
 import asyncio
 import dataclasses
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from wasm_sandboxer.engine.pool import MemoryPool
@@ -45,6 +47,7 @@ class Container:
         self._pool = pool
         self._execution: Execution | None = None
         self._signal = 0
+        self._held = False
         self._lock = asyncio.Lock()
 
     @classmethod
@@ -87,28 +90,27 @@ class Container:
     async def kill(self, number: int) -> None:
         """Do what the signal does to a program without handlers; a container that never started is STOPPED."""
         action = action_of(number)
-        if action is Action.STOP and self.state is State.CREATED and self._execution is not None:
-            self._stop(number)  # it is starting and holds the lock: a module's start function may take for ever
-            return
-        async with self._lock:
+        async with self._settled():
             self.state.require("kill", f"container {self.id}")
             if action is Action.STOP:
                 self._stop(number)
-            elif action is Action.PAUSE and self.state is State.RUNNING:
+            elif action is Action.PAUSE and self._execution is not None:
                 self._pause()
-            elif action is Action.RESUME and self.state is State.PAUSED:
+            elif action is Action.RESUME and self._execution is not None:
                 self._resume()
 
     async def pause(self) -> None:
-        """RUNNING to PAUSED."""
-        async with self._lock:
-            self.state.require("pause", f"container {self.id}")
+        """RUNNING to PAUSED; one that is starting is held too, and PAUSED once it has started."""
+        async with self._settled() as starting:
+            if not starting:
+                self.state.require("pause", f"container {self.id}")
             self._pause()
 
     async def resume(self) -> None:
         """PAUSED to RUNNING."""
-        async with self._lock:
-            self.state.require("resume", f"container {self.id}")
+        async with self._settled() as starting:
+            if not starting:
+                self.state.require("resume", f"container {self.id}")
             self._resume()
 
     def cpu_time(self) -> float:
@@ -125,6 +127,15 @@ class Container:
         """Bytes of its linear memory that are in memory now."""
         return self._execution.resident() if self._execution is not None and not self.exit.done() else 0
 
+    @asynccontextmanager
+    async def _settled(self) -> AsyncIterator[bool]:
+        """Hold the lock, unless it is starting: start() holds it then, and a start function may take for ever."""
+        if self.state is State.CREATED and self._execution is not None:
+            yield True
+            return
+        async with self._lock:
+            yield False
+
     def _stop(self, number: int) -> None:
         self._signal = self._signal or number
         if self._execution is None:
@@ -135,16 +146,20 @@ class Container:
     def _pause(self) -> None:
         assert self._execution is not None
         self._execution.pause()
-        self.state = State.PAUSED
+        self._held = True
+        if self.state is State.RUNNING:
+            self.state = State.PAUSED
 
     def _resume(self) -> None:
         assert self._execution is not None
         self._execution.resume()
-        self.state = State.RUNNING
+        self._held = False
+        if self.state is State.PAUSED:
+            self.state = State.RUNNING
 
     def _set_running(self) -> None:
         assert self._execution is not None
-        self.state = State.RUNNING
+        self.state = State.PAUSED if self._held else State.RUNNING
         self._execution.ended.add_done_callback(lambda ended: self._set_stopped(ended.result()))
 
     def _set_stopped(self, end: Exit) -> None:

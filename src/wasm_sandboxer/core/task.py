@@ -136,8 +136,8 @@ class Task:
             self.init.run.state.require("exec", f"container {self.id}")
         process.run.state.require("start", f"container {process.run.id}")
         self._require_room()
-        process.begun = True
         process.streams.begin()
+        process.begun = True
         process.streams.on_interrupt(lambda number: self._interrupt(process, number))
         observer, kind, asked = self.tools.observer, self._kind(process), time.perf_counter()
         try:
@@ -195,7 +195,7 @@ class Task:
         """Hold every process of the container."""
         await self.init.run.pause()
         for process in list(self.execs.values()):
-            if process.run.state is State.RUNNING:
+            if process.begun and process.run.state in (State.CREATED, State.RUNNING):
                 await process.run.pause()
         self._publish(Topic.PAUSED)
 
@@ -203,7 +203,7 @@ class Task:
         """Let them go on."""
         await self.init.run.resume()
         for process in list(self.execs.values()):
-            if process.run.state is State.PAUSED:
+            if process.begun and process.run.state in (State.CREATED, State.PAUSED):
                 await process.run.resume()
         self._publish(Topic.RESUMED)
 
@@ -296,10 +296,9 @@ class Task:
 
     async def _end_execs(self, others: list[TaskProcess]) -> None:
         for each in others:
-            created = each.run.state is State.CREATED
             with suppress(WasmSandboxerError):
                 await each.run.kill(signal.SIGKILL)
-            if created:
+            if not each.begun:  # else its end comes by itself, and has not come yet if it is starting
                 self._ended(each)
         await asyncio.wait([each.exited for each in others])
 

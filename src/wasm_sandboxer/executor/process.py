@@ -105,37 +105,25 @@ class ProcessExecution:
 
     def stop(self) -> None:
         """See Execution."""
-        if self._stopped or self.ended.done():
+        if self.ended.done():
             return
         self._stopped = True
         if self._pidfd >= 0:
             self._kill()
-            if self._paused:
-                self.resume()  # what version 1 has frozen does not die
         else:  # no child has it yet: whichever gets it finds nobody at the line, and is ended
             self._finish()
 
     def pause(self) -> None:
-        """See Execution."""
-        self._paused = True
-        if self._group is None:
-            self._signal(signal.SIGSTOP)
-            return
-        try:
-            self._group.freeze()
-        except OSError as error:
-            raise WasmSandboxerError(f"cannot freeze {self._name}: {error}") from None
+        """See Execution.
+
+        Not by its group's freezer: the container's other processes are in the same group, each paused and ended by
+        itself, and what version 1 has frozen does not die.
+        """
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """See Execution."""
-        self._paused = False
-        if self._group is None:
-            self._signal(signal.SIGCONT)
-            return
-        try:
-            self._group.thaw()
-        except OSError as error:
-            raise WasmSandboxerError(f"cannot thaw {self._name}: {error}") from None
+        self._signal(signal.SIGCONT)
 
     def cpu_time(self) -> float:
         """See Execution."""
@@ -259,6 +247,8 @@ class ProcessExecution:
             os.close(self._pidfd)
         self.pid, self._pidfd = pid, pidfd
         self._loop.add_reader(pidfd, self._child_ended)
+        if self._paused:  # while it was asked for
+            self._signal(signal.SIGSTOP)
 
     def _read_answers(self) -> None:
         assert self._line is not None

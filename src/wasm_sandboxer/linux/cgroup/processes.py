@@ -1,4 +1,4 @@
-"""Control groups of whole processes, at the paths that containers' specs name: memory, freezing and killing too.
+"""Control groups of whole processes, at the paths that containers' specs name: memory and killing too.
 
 In version 1 a group is a folder in each hierarchy, in version 2 one folder. What these groups have in common with
 those of threads, v1.py and v2.py do.
@@ -35,12 +35,6 @@ class ProcessGroup(Group, Protocol):
 
     def limit_memory(self, limit: int | None) -> None:
         """Set the bound on memory in bytes; None for none."""
-
-    def freeze(self) -> None:
-        """Have the kernel stop all that is in it, at once or in a moment."""
-
-    def thaw(self) -> None:
-        """Let it go on."""
 
     def kills(self) -> int:
         """How many of its processes the kernel has killed for lack of memory."""
@@ -128,14 +122,6 @@ class V1Processes:
         memory = charges.v1_memory(lambda name: self._counters.read(f"{folder}/{name}"))
         return dataclasses.replace(self._others.usage(), memory=memory)
 
-    def freeze(self) -> None:
-        """See ProcessGroup."""
-        self._write("freezer", "freezer.state", "FROZEN")
-
-    def thaw(self) -> None:
-        """See ProcessGroup."""
-        self._write("freezer", "freezer.state", "THAWED")
-
     def kills(self) -> int:
         """See ProcessGroup."""
         if "memory" not in self._folders:
@@ -145,7 +131,7 @@ class V1Processes:
     def kill(self) -> None:
         """See ProcessGroup."""
         with suppress(OSError):
-            self.thaw()  # what is frozen does not die
+            self._write("freezer", "freezer.state", "THAWED")  # whoever froze it: what is frozen does not die
         for folder in self._folders.values():
             with suppress(OSError):
                 _kill_all(read(f"{folder}/cgroup.procs"))
@@ -218,14 +204,6 @@ class V2Processes:
             memory = charges.v2_memory(lambda name: self._counters.read(f"{self._folder}/{name}"))
             usage = dataclasses.replace(usage, memory=memory)
         return usage
-
-    def freeze(self) -> None:
-        """See ProcessGroup."""
-        write(f"{self._folder}/cgroup.freeze", "1")
-
-    def thaw(self) -> None:
-        """See ProcessGroup."""
-        write(f"{self._folder}/cgroup.freeze", "0")
 
     def kills(self) -> int:
         """See ProcessGroup."""
