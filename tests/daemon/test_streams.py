@@ -379,6 +379,21 @@ def test_a_terminal_without_input_is_one_still(ttrpc, terminal, ident):
     assert made.read("stdout") == b"Hello from WebAssembly!\r\n"
 
 
+@pytest.mark.parametrize("content", [None, b"", b"a line\nand half of one"])
+def test_a_terminal_may_have_its_input_from_a_file(ttrpc, start, bundle, ident, tmp_path, content):
+    """Which no loop can wait for, and which keeps nobody waiting."""
+    made = bundle("cat", terminal=True)
+    streams = made.streams()
+    del streams["stderr"]
+    given = Path(os.devnull)
+    if content is not None:
+        given = tmp_path / "given"
+        given.write_bytes(content)
+    start(made, terminal=True, stdin=str(given), **streams)
+    assert ttrpc.Wait(id=ident).exit_status == 0
+    assert made.read("stdout").endswith((content or b"").replace(b"\n", b"\r\n"))
+
+
 def test_a_terminal_has_a_size(ttrpc, terminal, ident, daemon):
     terminal("sleep", "forever")
     ttrpc.ResizePty(id=ident, width=132, height=43)

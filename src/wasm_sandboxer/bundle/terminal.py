@@ -35,15 +35,15 @@ class Terminal:
         self._pending_out = b""
         self._pending_in = b""
         self._in_line = False  # the guest's input so far does not end with a line
-        self._input_ends = False
+        self._input_ends = False  # once nothing more is there to be read
+        self._input_ended = False
         self.on_signal: Callable[[int], None] = lambda _: None
 
     def begin(self) -> None:
         """Start moving bytes."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._master, self._from_guest)
-        if self._source is not None:
-            self._loop.add_reader(self._source, self._to_guest)
+        self._await_input()
 
     def resize(self, columns: int, rows: int) -> None:
         """Set the window size; raises InvalidArgument for one that no terminal has."""
@@ -62,7 +62,7 @@ class Terminal:
         if self._loop is None:
             self._end_output()
             return
-        self._stop(self._source)
+        self._stop_input()
         while not self._pending_out and self._from_guest():
             pass
 
@@ -123,6 +123,8 @@ class Terminal:
     # ---- to the guest ----
 
     def _to_guest(self) -> None:
+        if self._loop is None or self._pending_in or self._input_ended:
+            return
         try:
             data = os.read(self._source, _PIECE) if self._source is not None else b""
         except BlockingIOError:
@@ -135,8 +137,7 @@ class Terminal:
             self._send_signals(data)
             self._in_line = not data.endswith((b"\n", b"\r", _END))
         else:
-            self._stop(self._source)
-            self._source = None
+            self._stop_input()
             # In the midst of a line the first only hands over what there is of it.
             data = _END * 2 if self._in_line else _END
         self._pending_in = data
@@ -156,10 +157,22 @@ class Terminal:
             self._loop.add_writer(self._master, self._flush_in)
             return
         self._loop.remove_writer(self._master)
-        if self._source is not None:
+        self._await_input()
+        if self._source is not None and self._input_ends:
+            self._to_guest()
+
+    def _await_input(self) -> None:
+        if self._loop is None or self._source is None:
+            return
+        try:
             self._loop.add_reader(self._source, self._to_guest)
-            if self._input_ends:
-                self._to_guest()
+        except PermissionError:  # epoll_ctl(2): no FIFO but a file, which never keeps anybody waiting
+            self._loop.call_soon(self._to_guest)
+
+    def _stop_input(self) -> None:
+        self._stop(self._source)
+        self._source = None
+        self._input_ended = True
 
     def _send_signals(self, data: bytes) -> None:
         """Send what characters mean signals, where the terminal's mode says they do; the kernel echoes them."""
