@@ -3,15 +3,22 @@
     ./dev bench pods
 
 One containerd drives all three, a runtime handler each, and their pods take turns, so that what the machine does at
-the time does it to all. Exits are seen by CRI's events, not by asking.
+the time does it to all. Exits are seen by CRI's events, not by asking. In the end the same calls come without
+containerd (benchmarks.replay).
 """
 
+import asyncio
 import statistics
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 from benchmarks.node import BARE, FLOOR, OURS, Node, PodTimes, node, pod
+from benchmarks.replay import Replay
 from benchmarks.report import Report, Target
+from benchmarks.task_client import Bundles
 
 AT_ONCE = 10
 _ALL = (OURS, FLOOR, BARE)
@@ -27,6 +34,7 @@ def bench(report: Report) -> None:
             _batch(running, handler, AT_ONCE, AT_ONCE)  # threads, arenas, caches of many at once
         _sequential(report, running, count)
         _concurrent(report, running, count)
+        asyncio.run(_replayed(report, running, count))
 
 
 def _sequential(report: Report, running: Node, count: int) -> None:
@@ -60,6 +68,37 @@ def _concurrent(report: Report, running: Node, count: int) -> None:
     _rows(report, times, cpu)
     report.row("pods a second, start to removal", rates[OURS], "1/s")
     report.row("  floor", rates[FLOOR], "1/s")
+
+
+async def _replayed(report: Report, running: Node, count: int) -> None:
+    """The same calls without containerd."""
+    cpu: dict[str, list[float]] = {name: [] for name in _ALL}
+    with tempfile.TemporaryDirectory(prefix="wsb-", dir="/tmp") as folder:
+        bundles = Bundles(Path(folder, "bundles"))
+        try:
+            async with AsyncExitStack() as stack:
+                players = {
+                    name: await stack.enter_async_context(Replay(daemon, bundles))
+                    for name, daemon in running.daemons.items()
+                }
+                for number in range(report.rounds(6, 2)):
+                    for name, player in players.items():
+                        made = [player.bundle() for _ in range(max(10, count // 5))]
+                        before = running.daemons[name].cpu()
+                        for sandbox, bundle in made:
+                            await player.pod(sandbox, bundle)
+                        if number:  # the first warms up
+                            cpu[name].append((running.daemons[name].cpu() - before) * 1e3 / len(made))
+        finally:
+            bundles.close()
+    report.table(
+        "the same calls one upon the other, from a client that does nothing else",
+        "milliseconds of the daemon's CPU a pod; means of batches that take turns. The tables above have more, since "
+        "between two of its calls containerd has the processor and its caches",
+    )
+    report.row("CPU of the daemon, the guest's own included", cpu[OURS], target=Target(column="p50", at_most=_CPU))
+    report.row("  floor: the engine does nothing", cpu[FLOOR])
+    report.row("  answering the calls and doing nothing else", cpu[BARE])
 
 
 def _rows(report: Report, times: dict[str, list[PodTimes]], cpu: dict[str, list[float]]) -> None:

@@ -171,6 +171,10 @@ class TaskClient:
         """What it uses, as it comes."""
         return (await self._call("Stats", task_pb2.StatsRequest(id=ident))).stats
 
+    async def connect_task(self, ident: str) -> int:
+        """Who serves it: the daemon's process."""
+        return int((await self._call("Connect", task_pb2.ConnectRequest(id=ident))).shim_pid)
+
     async def state(self, ident: str) -> int:
         """Its state's number."""
         return int((await self._call("State", task_pb2.StateRequest(id=ident))).status)
