@@ -37,6 +37,7 @@ def _v1(usage: Usage, memory: MemoryUsage) -> cgroups_v1_pb2.Metrics:
     )
     throttling, stat = message.cpu.throttling, message.memory
     throttling.SetInParent()
+    message.blkio.SetInParent()  # nothing is counted, but nerdctl reads it without looking
     if usage.periods:
         throttling.periods = usage.periods
         throttling.throttled_periods = usage.throttled_periods
@@ -69,6 +70,7 @@ def _v2(usage: Usage, memory: MemoryUsage) -> cgroups_v2_pb2.Metrics:
             pgmajfault=memory.major_faults,
         ),
         memory_events=cgroups_v2_pb2.MemoryEvents(max=memory.refused, oom=memory.refused, oom_kill=memory.kills),
+        io=cgroups_v2_pb2.IOStat(),  # as in version 1
     )
 
 
