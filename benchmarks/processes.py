@@ -11,8 +11,9 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from benchmarks.guests import example
 from benchmarks.node import OURS, Daemon, daemons
@@ -29,7 +30,12 @@ _NOTHING = Target(column="max", at_most=0)
 
 
 def bench(report: Report) -> None:
-    with daemons([OURS]) as (folder, running), _network() as netns:
+    with ExitStack() as stack:
+        settings = stack.enter_context(NamedTemporaryFile("w", suffix=".toml"))
+        settings.write("component_threads = true\n")
+        settings.flush()
+        folder, running = stack.enter_context(daemons([OURS], ["--config", settings.name]))
+        netns = stack.enter_context(_network())
         bundles = Bundles(folder / "bundles")
         for name in ("hello-component", "tcp-server"):
             bundles.add(f"{name}.wasm", example(name).read_bytes())

@@ -64,8 +64,12 @@ class Config:
         unit="size",
     )  # fmt: skip
     isolation: Isolation = _key(
-        "auto, thread or process, for containers that leave the choice; auto is a thread for a core module, and a "
-        "process for a component or what WasmEdge runs", Isolation.AUTO,
+        "auto, thread or process: where containers run; auto is a thread for a core module, and a process for a "
+        "component or what WasmEdge runs; pods may choose otherwise, but not with process", Isolation.AUTO,
+    )  # fmt: skip
+    component_threads: bool = _key(
+        "whether a pod may choose a thread for a component too; nothing bounds its sockets there, nor ends its waits",
+        False,
     )  # fmt: skip
     engine: EngineChoice = _key(
         "auto, wasmtime or wasmedge, for containers that leave the choice; auto is wasmtime, or WasmEdge where only "

@@ -110,6 +110,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             pool=pool,
             default_memory=config.default_memory,
             isolation=config.isolation,
+            component_threads=config.component_threads,
             host_network=_own_network(stack),
             plugins=config.wasmedge_plugins if config.wasmedge_plugins != Path() else None,
             observer=exporter or Nobody(),

@@ -75,6 +75,7 @@ def test_every_key_can_be_set(file):
         default_memory = "64MiB"
         node_memory = "2g"
         isolation = "process"
+        component_threads = true
         engine = "wasmtime"
         wasmedge = "/nowhere/wasmedge"
         wasmedge_plugins = "/nowhere/plugins"
@@ -100,6 +101,7 @@ def test_every_key_can_be_set(file):
         default_memory=64 << 20,
         node_memory=2 << 30,
         isolation=Isolation.PROCESS,
+        component_threads=True,
         engine=EngineChoice.WASMTIME,
         wasmedge=Path("/nowhere/wasmedge"),
         wasmedge_plugins=Path("/nowhere/plugins"),

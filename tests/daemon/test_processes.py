@@ -85,15 +85,32 @@ def test_a_core_module_runs_on_a_thread(start: Callable[..., tuple[int, Bundle]]
     assert status(pid)["Tgid"] == str(daemon.pid)
 
 
-@pytest.mark.parametrize("module", ["sleep", "sleep-component"])
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_an_annotation_forces_either(
-    start: Callable[..., tuple[int, Bundle]], daemon: Daemon, module: str, isolation: str
+    start: Callable[..., tuple[int, Bundle]], daemon: Daemon, isolation: str
 ) -> None:
-    arguments = ["forever"] if module == "sleep" else ["0.05"]  # a component on a thread cannot be ended
-    pid, _ = start(module, *arguments, annotations={ISOLATION: isolation})
+    pid, _ = start("sleep", "forever", annotations={ISOLATION: isolation})
     owner = {"thread": daemon.pid, "process": pid}[isolation]
     assert status(pid)["Tgid"] == str(owner)
+
+
+def test_a_component_runs_on_a_thread_only_where_the_configuration_lets_it(
+    own_daemon: Callable[..., Daemon],
+    bundle: Callable[..., Bundle],
+    ttrpc: Client,
+    ident: str,
+    refused: Callable[..., str],
+) -> None:
+    made = bundle("hello-component", annotations={ISOLATION: "thread"})
+    message = refused(StatusCode.INVALID_ARGUMENT, ttrpc.Create, id=ident, bundle=str(made.folder))
+    assert "(component_threads)" in message
+    with own_daemon(settings="component_threads = true") as daemon, Client(daemon.task_listen) as task:
+        task.Create(id=ident, bundle=str(made.folder), **made.streams())
+        task.Start(id=ident)
+        assert task.Wait(id=ident).exit_status == 0
+        assert made.read() == b"Hello from a component!\nPWD=/\n"
+        assert f"{ident} ended" in daemon.log
+        task.Delete(id=ident)
 
 
 def test_an_annotation_that_is_none_is_refused(
@@ -119,6 +136,9 @@ def test_the_configuration_forces_either(
         task.Kill(id=ident, signal=9)
         assert task.Wait(id=ident).exit_status == 137
         task.Delete(id=ident)
+        made.configure("/sleep.wasm", annotations={ISOLATION: "thread"})  # what the node insists on stays
+        with pytest.raises(RpcError, match="configuration has processes for all"):
+            task.Create(id=ident, bundle=str(made.folder))
 
 
 # ---- what it is like

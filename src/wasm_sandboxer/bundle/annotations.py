@@ -28,10 +28,18 @@ def with_annotations(guest: Guest, annotations: Mapping[str, str], *, plugins: P
     return replace(
         guest,
         engine=_choice(ENGINE, EngineChoice, annotations.get(ENGINE), guest.engine),
-        isolation=_choice(ISOLATION, Isolation, annotations.get(ISOLATION), guest.isolation),
+        isolation=_isolation(annotations.get(ISOLATION), guest.isolation),
         plugins=_plugins(annotations.get(PLUGINS), plugins),
         models=tuple(_model(each.strip(), guest) for each in annotations.get(MODELS, "").split(",") if each.strip()),
     )
+
+
+def _isolation(given: str | None, configured: Isolation) -> Isolation:
+    """Processes are what a node may insist on."""
+    wanted = _choice(ISOLATION, Isolation, given, configured)
+    if configured is Isolation.PROCESS and wanted is Isolation.THREAD:
+        raise InvalidArgument(f"{ISOLATION} is thread, and the daemon's configuration has processes for all")
+    return configured if configured is Isolation.PROCESS else wanted
 
 
 def _choice(name: str, choices: type[T], given: str | None, default: T) -> T:

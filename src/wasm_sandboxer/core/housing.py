@@ -16,8 +16,8 @@ from wasm_sandboxer.core.homes import Homes
 from wasm_sandboxer.core.isolation import confine, isolation_of, not_honoured
 from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Engine, Program
-from wasm_sandboxer.errors import NotFound, WasmSandboxerError
+from wasm_sandboxer.engine.protocol import Engine, Kind, Program
+from wasm_sandboxer.errors import InvalidArgument, NotFound, WasmSandboxerError
 from wasm_sandboxer.executor.protocol import Executor
 from wasm_sandboxer.guest import Guest, Network
 from wasm_sandboxer.linux.cgroup.protocol import Group, Place
@@ -93,9 +93,11 @@ def house(tools: Tools, ground: Ground, guest: Guest, process: Process, names: S
         program = _load(tools.engine, guest, process)
         isolation = isolation_of(program, guest)
         in_process = isolation is Isolation.PROCESS
-        guest = dataclasses.replace(
-            guest, network=_network_of_process(ground) if in_process else ground.around.network
-        )
+        if in_process:
+            guest = dataclasses.replace(guest, network=_network_of_process(ground))
+        else:
+            _require_thread_allowed(tools, program, guest)
+            guest = dataclasses.replace(guest, network=ground.around.network)
         _check(program, guest)
         streams = Streams(names, ground.ident, ground.namespace, hold_stdin=SANDBOX_ID in ground.spec.annotations)
         undo.callback(streams.close)
@@ -122,6 +124,15 @@ def house(tools: Tools, ground: Ground, guest: Guest, process: Process, names: S
             )
         undo.pop_all()
         return housed
+
+
+def _require_thread_allowed(tools: Tools, program: Program, guest: Guest) -> None:
+    """What nothing holds there, its sockets and its waits, comes there only by the node's own configuration."""
+    if program.kind is Kind.COMPONENT and tools.isolation is not Isolation.THREAD and not tools.component_threads:
+        raise InvalidArgument(
+            f"{guest.module}: a component runs on a thread only where the daemon's configuration lets it "
+            "(component_threads)"
+        )
 
 
 def _network_of_process(ground: Ground) -> Network:

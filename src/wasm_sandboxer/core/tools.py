@@ -30,6 +30,7 @@ class Tools:
     pool: MemoryPool  # the node's: what all guests on threads may have together
     default_memory: int = 0
     isolation: Isolation = Isolation.AUTO
+    component_threads: bool = False  # whether a pod may put a component on one
     host_network: int | None = None  # a descriptor of the network namespace that the host has
     plugins: Path | None = None
     observer: Observer = field(default_factory=Nobody)

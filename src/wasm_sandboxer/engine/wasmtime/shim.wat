@@ -21,11 +21,13 @@
     (func $native_clock_time_get (param i32 i64 i32) (result i32)))
   (import "wasi_snapshot_preview1" "path_open"
     (func $native_path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_filestat_get"
+    (func $native_path_filestat_get (param i32 i32 i32 i32 i32) (result i32)))
   (import "guest" "memory" (memory $guest 0))
   (import "host" "transfer" (func $transfer (param i32 i32 i32 i32) (result i64)))
   (import "host" "wait" (func $wait (param i32 i64 i64) (result i64)))
   (import "host" "count" (func $count (param i32) (result i32)))
-  (import "host" "flags" (global $flags i32))  ;; bits 0-2: descriptor n is a terminal; 3-5: n is served here
+  (import "host" "flags" (global $flags i32))  ;; bits 0-2: descriptor n is a terminal; 3-5: n is served here;
   (import "trampoline" "table" (table $table 8 8 funcref))
   (export "memory" (memory $guest))
   (elem (table $table) (i32.const 0) func
@@ -98,9 +100,44 @@
         (global.set $opened (i32.sub (global.get $opened) (i32.const 1)))
         (drop (call $count (i32.const -1))))))
 
+  ;; Whether a path leads to a FIFO, which the engine calls unknown, or a socket. Opening a FIFO waits for whoever opens
+  ;; its other end, on one of the few threads that the engine has for all guests' files, and nothing ends that. It
+  ;; would be of no use: the engine reads and writes at offsets, which a FIFO has none of. The answer comes into the
+  ;; guest's memory, whose first bytes are put back.
+  (func $is_fifo (param $fd i32) (param $flags i32) (param $path i32) (param $length i32) (result i32)
+    (local $a i64) (local $b i64) (local $c i64) (local $d i64)
+    (local $e i64) (local $f i64) (local $g i64) (local $h i64)
+    (local $kind i32)
+    (if (i32.eqz (memory.size $guest)) (then (return (i32.const 0))))
+    (local.set $a (i64.load offset=0 (i32.const 0)))
+    (local.set $b (i64.load offset=8 (i32.const 0)))
+    (local.set $c (i64.load offset=16 (i32.const 0)))
+    (local.set $d (i64.load offset=24 (i32.const 0)))
+    (local.set $e (i64.load offset=32 (i32.const 0)))
+    (local.set $f (i64.load offset=40 (i32.const 0)))
+    (local.set $g (i64.load offset=48 (i32.const 0)))
+    (local.set $h (i64.load offset=56 (i32.const 0)))
+    (local.set $kind (i32.const 4))  ;; where there is nothing yet, a file comes to be
+    (if (i32.eqz (call $native_path_filestat_get
+          (local.get $fd) (local.get $flags) (local.get $path) (local.get $length) (i32.const 0)))
+      (then (local.set $kind (i32.load8_u offset=16 (i32.const 0)))))
+    (i64.store offset=0 (i32.const 0) (local.get $a))
+    (i64.store offset=8 (i32.const 0) (local.get $b))
+    (i64.store offset=16 (i32.const 0) (local.get $c))
+    (i64.store offset=24 (i32.const 0) (local.get $d))
+    (i64.store offset=32 (i32.const 0) (local.get $e))
+    (i64.store offset=40 (i32.const 0) (local.get $f))
+    (i64.store offset=48 (i32.const 0) (local.get $g))
+    (i64.store offset=56 (i32.const 0) (local.get $h))
+    ;; filetype: 0 unknown, 5 and 6 sockets
+    (i32.or (i32.eqz (local.get $kind))
+      (i32.or (i32.eq (local.get $kind) (i32.const 5)) (i32.eq (local.get $kind) (i32.const 6)))))
+
   (func $path_open
     (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)
     (local $errno i32)
+    (if (call $is_fifo (local.get 0) (local.get 1) (local.get 2) (local.get 3))
+      (then (return (i32.const 60))))  ;; ENXIO
     (if (call $count (i32.const 1)) (then (return (i32.const 33))))  ;; EMFILE
     (global.set $opened (i32.add (global.get $opened) (i32.const 1)))
     (local.set $errno (call $native_path_open (local.get 0) (local.get 1) (local.get 2) (local.get 3)
