@@ -48,7 +48,10 @@ class _Filter(ctypes.Structure):
 
 @dataclass(frozen=True, kw_only=True)
 class Privileges:
-    """What is left of them. `rlimits` are number, soft and hard limit; `seccomp` is a filter's instructions."""
+    """What is left of them. `rlimits` are number, soft and hard limit.
+
+    `guard` and `seccomp` are filters' instructions: ours for all (linux/guard.py), and the spec's.
+    """
 
     uid: int = 0
     gid: int = 0
@@ -57,6 +60,7 @@ class Privileges:
     capabilities: frozenset[int] = frozenset()
     rlimits: tuple[tuple[int, int, int], ...] = ()
     oom_score: int | None = None
+    guard: bytes = b""
     seccomp: bytes = b""
 
 
