@@ -10,7 +10,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from benchmarks import fairness
 from benchmarks.sandboxes import sandboxes as sandboxes_of
 from tests.support.guests import in_loop
-from wasm_sandboxer.api import typeurl
+from wasm_sandboxer.api import cri_pb2, typeurl
 from wasm_sandboxer.daemon import group_name
 from wasm_sandboxer.linux.cgroup.host import detect
 from wasm_sandboxer.rpc.ttrpc import StatusCode
@@ -60,6 +60,31 @@ def test_no_more_processes_run_than_may(ttrpc, ident, bundle, refused):
     ttrpc.Kill(id=ident, signal=9)
     ttrpc.Wait(id=ident)
     ttrpc.Delete(id=ident)
+
+
+@pytest.mark.parametrize("cpu", [{"period": 50_000}, {"quota": 0, "period": 50_000}, {"quota": -1, "period": 50_000}])
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_period_without_a_quota_is_taken(ttrpc, ident, bundle, cpu, isolation):
+    """The kubelet's word for a container without a limit on CPU."""
+    made = bundle(
+        "sleep", "forever", annotations={"wasm-sandboxer.io/isolation": isolation},
+        linux={"cgroupsPath": f"/wst-{ident}", "resources": {"cpu": cpu}},
+    )  # fmt: skip
+    ttrpc.Create(id=ident, bundle=str(made.folder))
+    ttrpc.Start(id=ident)
+    limits = AnyMessage(type_url=typeurl.LINUX_RESOURCES, value=json.dumps({"cpu": cpu}).encode())
+    ttrpc.Update(id=ident, resources=limits)
+    ttrpc.Kill(id=ident, signal=9)
+    ttrpc.Wait(id=ident)
+    ttrpc.Delete(id=ident)
+
+
+def test_a_pod_may_have_a_period_without_a_quota(sandboxes, ident):
+    resources = cri_pb2.LinuxContainerResources(cpu_period=100_000, cpu_shares=2)
+    pod = cri_pb2.PodSandboxConfig(linux=cri_pb2.LinuxPodSandboxConfig(resources=resources))
+    sandboxes.Create(sandbox_id=ident, options=typeurl.pack(pod))
+    sandboxes.Start(sandbox_id=ident)
+    sandboxes.Shutdown(sandbox_id=ident)
 
 
 def test_a_process_that_has_ended_makes_room(ttrpc, ident, bundle):

@@ -310,6 +310,18 @@ def test_limits_are_the_kernels(child: Group) -> None:
     child.apply(GroupLimits(quota=-1, pids=-1))
 
 
+@pytest.mark.parametrize(
+    "limits", [GroupLimits(period=50_000), GroupLimits(quota=0, period=50_000), GroupLimits(quota=-1, period=50_000)]
+)
+def test_a_period_without_a_quota_is_kept_for_a_quota_to_come(child: Group, limits: GroupLimits) -> None:
+    child.apply(limits)
+    child.apply(limits)
+    child.apply(GroupLimits(quota=5_000))
+    in_group(child, lambda: burn(0.5))
+    assert 0 < child.usage().throttled_periods <= child.usage().periods
+    assert child.usage().cpu < 150_000
+
+
 def test_what_the_kernel_refuses_is_an_error(child: Group) -> None:
     with pytest.raises(OSError, match=r"Invalid argument|Numerical result out of range"):
         child.apply(GroupLimits(cpus="700-800"))

@@ -120,7 +120,8 @@ class V1Group:
 
         It checks quota and period against the parent's then: without a quota any period fits.
         """
-        before, period = cpu.cfs_quota_us, cpu.cfs_period_us
+        quota_now, period = cpu.cfs_quota_us, cpu.cfs_period_us
+        before = -1 if quota_now is None else quota_now  # cgroupspy's word for no quota
         quota = before if limits.quota is None else limits.quota if limits.quota > 0 else -1
         if limits.period and limits.period != period:
             if before != -1:
