@@ -63,7 +63,7 @@ def _making(report: Report) -> None:
                 made.append(_there(groups.sandbox("bench", str(number), limits)))
         for group in made:
             with _cpu(costs[1]):
-                inside.append(_there(groups.container(group, "c", limits)))
+                inside.append(_there(groups.container(group, "bench", "c", limits)))
         for group in (*inside, *made):
             with _cpu(costs[2]):
                 groups.remove(group)

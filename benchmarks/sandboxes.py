@@ -19,6 +19,7 @@ from benchmarks.node import Daemon
 from benchmarks.task_client import NAMESPACE, Bundles, TaskClient
 from wasm_sandboxer.api import cri_pb2, sandbox_pb2, typeurl
 from wasm_sandboxer.api.services import CONTROLLER, SERVICES
+from wasm_sandboxer.core.identifiers import joined
 from wasm_sandboxer.daemon import group_name
 from wasm_sandboxer.linux.cgroup.host import Host, detect
 from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Usage
@@ -82,7 +83,7 @@ class Sandboxes:
         bundle = self.bundles.make(*args, sandbox=sandbox, resources=given, **options)
         await self.tasks.create(bundle)
         await self.tasks.start(bundle.id)
-        return Guest(bundle.id, self.root.child(f"{NAMESPACE}-{sandbox}").child(bundle.id), bundle.stdout)
+        return Guest(bundle.id, self.root.child(joined(NAMESPACE, sandbox)).child(bundle.id), bundle.stdout)
 
     async def remove(self, sandbox: str) -> None:
         """End a sandbox with all its guests."""

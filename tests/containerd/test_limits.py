@@ -13,6 +13,7 @@ from testing import oci
 from testing.containerd import Containerd
 from tests.support.cli import PATIENCE, example
 from tests.support.daemon import Daemon
+from wasm_sandboxer.core.identifiers import joined
 from wasm_sandboxer.daemon import group_name
 from wasm_sandboxer.linux.cgroup.host import detect
 from wasm_sandboxer.linux.cgroup.protocol import Group
@@ -105,7 +106,7 @@ def test_groups_come_and_go_with_their_sandbox(node: tuple[Containerd, Daemon, s
     pod = containerd.cri.run_pod("groups")
     container = containerd.cri.run(pod, image, command=["/sleep.wasm", "forever"])
     (made,) = groups(daemon) - before
-    assert made == f"k8s.io-{pod.id}"
+    assert made == joined("k8s.io", pod.id)
     deadline = time.monotonic() + PATIENCE
     while not root(daemon).child(made).child(container.id).threads() and time.monotonic() < deadline:
         time.sleep(0.002)

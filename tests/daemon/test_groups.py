@@ -10,6 +10,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from benchmarks import fairness
 from benchmarks.sandboxes import sandboxes as sandboxes_of
 from tests.support.guests import in_loop
+from tests.support.rpc import controller
 from wasm_sandboxer.api import cri_pb2, typeurl
 from wasm_sandboxer.daemon import group_name
 from wasm_sandboxer.linux.cgroup.host import detect
@@ -122,6 +123,35 @@ def test_guests_that_end_with_their_quota_used_up_hold_up_nobody(ttrpc, ident, b
     ttrpc.Wait(id=ident)
     ttrpc.Delete(id=ident)
     assert worst < 0.4
+
+
+def test_containers_of_one_id_in_two_namespaces_have_groups_of_their_own(daemon, host, connect, ident, bundle):
+    root = host.root(group_name(daemon.state))
+    before = root.names()
+    clients = [connect(namespace="one"), connect(namespace="two")]
+    for number, client in enumerate(clients):
+        client.Create(id=ident, bundle=str(bundle("sleep", "forever", name=f"b{number}").folder))
+        client.Start(id=ident)
+    assert len(root.names() - before) == 2
+    for client in clients:
+        client.Kill(id=ident, signal=9)
+        client.Wait(id=ident)
+        client.Delete(id=ident)
+    assert root.names() == before
+
+
+def test_sandboxes_whose_names_run_together_have_groups_of_their_own(daemon, host, bundle):
+    root = host.root(group_name(daemon.state))
+    before = root.names()
+    with controller(daemon.listen, "a-b") as one, controller(daemon.listen, "a") as two:
+        one.Create(sandbox_id="c")
+        two.Create(sandbox_id="b-c")
+        for client, name in ((one, "c"), (two, "b-c")):
+            client.Start(sandbox_id=name)
+        assert len(root.names() - before) == 2
+        for client, name in ((one, "c"), (two, "b-c")):
+            client.Shutdown(sandbox_id=name)
+    assert root.names() == before
 
 
 # Bounds are loose where another process may take the processor that the kernel would give.

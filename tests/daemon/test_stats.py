@@ -14,6 +14,7 @@ from tests.support.modules import binary
 from tests.support.rpc import Client
 from wasm_sandboxer.api import admin_pb2, cgroups_v1_pb2, typeurl
 from wasm_sandboxer.api.services import ADMIN
+from wasm_sandboxer.core.identifiers import joined
 from wasm_sandboxer.linux.cgroup.host import Version, detect
 
 pytestmark = pytest.mark.skipif(
@@ -107,7 +108,7 @@ def test_cpu_time_is_what_the_kernel_counts(
     time.sleep(0.2)
     pause(ttrpc, ident)
     found = stats(ident).cpu.usage
-    kernels = int((group_of(daemon, ident, "cpuacct") / "cpuacct.usage").read_text())
+    kernels = int((group_of(daemon, joined("container", "test", ident), "cpuacct") / "cpuacct.usage").read_text())
     assert found.total == kernels // 1000 * 1000
     assert found.user + found.kernel == found.total > 20e6
     ttrpc.Resume(id=ident)
@@ -121,7 +122,7 @@ def test_threads_and_throttling_are_what_the_kernel_counts(
     pause(ttrpc, ident)
     time.sleep(0.3)  # until its group, which may be throttled, has come to a new period
     found = stats(ident)
-    lines = (group_of(daemon, ident, "cpu") / "cpu.stat").read_text().split()
+    lines = (group_of(daemon, joined("container", "test", ident), "cpu") / "cpu.stat").read_text().split()
     kernels = dict(zip(lines[::2], map(int, lines[1::2]), strict=True))
     assert found.cpu.throttling.throttled_periods == kernels["nr_throttled"] > 0
     assert found.cpu.throttling.throttled_time == kernels["throttled_time"] // 1000 * 1000 > 0
@@ -163,7 +164,7 @@ def test_a_sandbox_uses_what_its_containers_use(
     pause(ttrpc, idents[2])
     found = metrics(pod)
     each = [stats(ident) for ident in idents]
-    kernels = int((group_of(daemon, f"test-{pod}", "cpuacct") / "cpuacct.usage").read_text())
+    kernels = int((group_of(daemon, joined("test", pod), "cpuacct") / "cpuacct.usage").read_text())
     assert found.cpu.usage.total == kernels // 1000 * 1000 > 20e6
     assert found.pids.current == sum(one.pids.current for one in each) == 3
     assert found.memory.usage.usage == sum(one.memory.usage.usage for one in each) > 320 * PAGE
@@ -198,12 +199,13 @@ def test_counters_are_kept_open_and_closed_with_their_group(
     folder = bundle("hello")
     ttrpc.Create(id=ident, bundle=str(folder.folder))
     stats(ident)
+    name = joined("container", "test", ident)
     open_before = daemon.descriptors()
     stats(ident)
     assert daemon.descriptors() == open_before
-    assert [each for each in open_before if f"/{ident}/cpuacct.usage" in each]
+    assert [each for each in open_before if f"/{name}/cpuacct.usage" in each]
     ttrpc.Delete(id=ident)
-    assert [each for each in daemon.descriptors() if f"/{ident}/" in each] == []
+    assert [each for each in daemon.descriptors() if f"/{name}/" in each] == []
 
 
 def test_the_listing_tells_the_same(

@@ -11,6 +11,7 @@ from tests.support.bundles import Bundle
 from tests.support.daemon import Daemon
 from tests.support.modules import binary, wasi
 from tests.support.rpc import Client
+from wasm_sandboxer.core.identifiers import joined
 from wasm_sandboxer.linux.cgroup.host import Version, detect
 
 pytestmark = pytest.mark.skipif(
@@ -56,7 +57,8 @@ def opener(bundle: Callable[..., Bundle]) -> Callable[..., str]:
 
 def inside(daemon: Daemon, ident: str) -> dict[int, str]:
     """The threads in a container's group with their names."""
-    group = next(path for path in daemon.groups() if path.name == ident and path.parts[4] == "cpu")
+    name = joined("container", "test", ident)
+    group = next(path for path in daemon.groups() if path.name == name and path.parts[4] == "cpu")
     found = {}
     for tid in (group / "tasks").read_text().split():
         found[int(tid)] = Path(f"/proc/{daemon.pid}/task/{tid}/comm").read_text().strip()

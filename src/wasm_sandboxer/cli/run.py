@@ -156,7 +156,7 @@ def _place(cpus: float | None, undo: ExitStack) -> "Place | None":
     if why := groups.why_not("cpu"):
         raise Unsupported(f"--cpus takes a control group, and none can be used here: {why}")
     limits = GroupLimits(quota=max(1000, round(cpus * _PERIOD)), period=_PERIOD)
-    group = groups.container(None, "guest", limits)
+    group = groups.container(None, "run", "guest", limits)
     assert group is not None  # a quota is a hard limit: without a group for it, the line above has raised
     undo.callback(groups.remove, group)
     return groups.place(group)

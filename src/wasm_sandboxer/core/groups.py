@@ -1,14 +1,18 @@
 """Whose threads the kernel bounds together: a control group for each sandbox, and one for each container in it.
 
+A sandbox's is named by its namespace and id, a container's in it by its id. Those of containers outside of any
+sandbox lie among the sandboxes', and say so.
+
 Groups are made and removed in worker threads. The daemon itself stays in its own group and never enters a pod's
 (`cgroupsPath`): the kubelet ends every process that it finds there when the pod ends.
 """
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
+from wasm_sandboxer.core.identifiers import joined
 from wasm_sandboxer.errors import Unsupported, WasmSandboxerError
 from wasm_sandboxer.linux.cgroup.host import Host, Version
 from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Place
@@ -59,11 +63,12 @@ class Groups:
 
     def sandbox(self, namespace: str, ident: str, limits: GroupLimits) -> Group | None:
         """The sandbox's group, made if it is not there; raises Unsupported for bounds that cannot be held."""
-        return self._make(self._root, f"{namespace}-{ident}", limits, f"sandbox {ident}")
+        return self._make(self._root, joined(namespace, ident), limits, f"sandbox {ident}")
 
-    def container(self, sandbox: Group | None, ident: str, limits: GroupLimits) -> Group | None:
+    def container(self, sandbox: Group | None, namespace: str, ident: str, limits: GroupLimits) -> Group | None:
         """A container's group in its sandbox's, or in the daemon's root for one without; raises as sandbox()."""
-        return self._make(sandbox or self._root, ident, limits, f"container {ident}")
+        name = ident if sandbox is not None else joined("container", namespace, ident)
+        return self._make(sandbox or self._root, name, limits, f"container {ident}")
 
     def change(self, group: Group, limits: GroupLimits, what: str) -> None:
         """Set a group's bounds; raises Unsupported, or WasmSandboxerError for what the kernel refuses."""
@@ -110,20 +115,21 @@ class Groups:
     def close(self) -> None:
         """Remove all groups, but those that something is still in."""
         if self._root is not None:
-            self.forget(set())
+            self.forget(())
             with suppress(OSError):
                 self._root.remove()
 
-    def forget(self, known: set[str]) -> None:
-        """Remove what a daemon that died has left, but the groups of these sandboxes ("namespace-id")."""
+    def forget(self, known: Collection[tuple[str, str]]) -> None:
+        """Remove what a daemon that died has left, but the groups of these sandboxes, by namespace and id."""
         if self._root is None:
             return
+        keep = {joined(*key) for key in known}
         for name in self._root.names():
             group = self._root.child(name)
             for inner in group.names():
                 with suppress(OSError):
                     group.child(inner).remove()
-            if name not in known:
+            if name not in keep:
                 with suppress(OSError):
                     group.remove()
 

@@ -22,6 +22,7 @@ class Homes:
         groups: Groups,
         process_groups: ProcessGroups,
         *,
+        namespace: str,
         ident: str,
         sandbox: Group | None,
         path: str,
@@ -32,6 +33,7 @@ class Homes:
         self.processes: ProcessGroup | None = None
         self._groups = groups
         self._process_groups = process_groups
+        self._namespace = namespace
         self._ident = ident
         self._what = f"container {ident}"
         self._sandbox = sandbox
@@ -45,7 +47,8 @@ class Homes:
         with self._lock:
             self._require_open()
             if self.threads is None:
-                self.threads = self._groups.container(self._sandbox, self._ident, limits_of(self._resources))
+                limits = limits_of(self._resources)
+                self.threads = self._groups.container(self._sandbox, self._namespace, self._ident, limits)
             return self.threads
 
     def for_processes(self) -> ProcessGroup | None:

@@ -6,6 +6,7 @@ from wasm_sandboxer.errors import InvalidArgument
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _LONGEST = 76  # containerd's own bound on identifiers
+_JOINT = "--"  # which no identifier can hold, begin or end with a part of
 
 
 def identifier(what: str, value: str) -> str:
@@ -15,3 +16,8 @@ def identifier(what: str, value: str) -> str:
             f"{what} {value!r:.100} must be letters and digits with single . _ - between, at most {_LONGEST}"
         )
     return value
+
+
+def joined(*identifiers: str) -> str:
+    """One name for all of them, in their order, that no others have."""
+    return _JOINT.join(identifiers)

@@ -323,7 +323,7 @@ class Sandboxer:
 
     def _forget(self, known: list[SandboxRecord]) -> None:
         """Remove those of sandboxes that are none of these; in a worker thread."""
-        self._tools.groups.forget({f"{record.namespace}-{record.id}" for record in known})
+        self._tools.groups.forget([(record.namespace, record.id) for record in known])
         forget_files(self._folder, {self._files_of(record) for record in known})
 
     def _files_of(self, record: SandboxRecord) -> Path:

@@ -359,6 +359,7 @@ def prepare(
         homes = Homes(
             tools.groups,
             tools.process_groups,
+            namespace=request.namespace,
             ident=request.id,
             sandbox=around.group,
             path=spec.cgroups_path,
