@@ -15,10 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from wasm_sandboxer.bundle.identity import forget_files, remove_files, write_files
 from wasm_sandboxer.bundle.rootfs import root_of, unmount_all
+from wasm_sandboxer.core.equipment import Equipment
 from wasm_sandboxer.core.events import Event, Topic
-from wasm_sandboxer.core.groups import limits_of
 from wasm_sandboxer.core.housing import Surroundings
 from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
@@ -30,7 +29,6 @@ from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
 from wasm_sandboxer.guest import Network
 from wasm_sandboxer.linux.cgroup.host import Version
-from wasm_sandboxer.linux.cgroup.protocol import Group
 from wasm_sandboxer.spec import SANDBOX_ID, Resources, Spec
 
 _log = logging.getLogger(__name__)
@@ -44,7 +42,7 @@ class Sandboxer:
         """`folder` is where each sandbox has a folder of files of its own."""
         self._tools = tools
         self._records = records
-        self._folder = folder
+        self._equipment = Equipment(tools.groups, folder)
         self._sandboxes: dict[Key, Sandbox] = {}
         self._tasks: dict[Key, Task] = {}
         self._creating: dict[Key, asyncio.Future[None]] = {}
@@ -75,7 +73,7 @@ class Sandboxer:
         sandbox = self.sandbox(namespace, ident)
         if sandbox.stopped.done():
             raise FailedPrecondition(f"cannot start sandbox {ident}: it is stopped")
-        sandbox.group = await self._tools.workers.run(self._equip, sandbox.record)
+        sandbox.group = await self._tools.workers.run(self._equipment.make, sandbox.record)
         self._keep(sandbox, started=True)
         return sandbox
 
@@ -95,7 +93,7 @@ class Sandboxer:
         for task in list(sandbox.tasks.values()):
             with suppress(NotFound):  # containerd may be doing the same
                 await self.delete_task(namespace, task.id)
-        await self._tools.workers.run(self._strip, sandbox.record, sandbox.group)
+        await self._tools.workers.run(self._equipment.remove, sandbox.record, sandbox.group)
         self._records.remove("sandboxes", namespace, ident)
         self._sandboxes.pop((namespace, ident), None)
 
@@ -199,11 +197,12 @@ class Sandboxer:
                         "the record of %s/%s in %s makes no sense and is removed: %r", namespace, ident, kind, error
                     )
                     self._records.remove(kind, namespace, ident)
-        await self._tools.workers.run(self._forget, [sandbox.record for sandbox in self._sandboxes.values()])
+        known = [sandbox.record for sandbox in self._sandboxes.values()]
+        await self._tools.workers.run(self._equipment.forget, known)
         for sandbox in self._sandboxes.values():
             if sandbox.ready:
                 try:
-                    sandbox.group = await self._tools.workers.run(self._equip, sandbox.record)
+                    sandbox.group = await self._tools.workers.run(self._equipment.make, sandbox.record)
                 except WasmSandboxerError as error:
                     _log.warning("sandbox %s is not whole any more: %s", sandbox.id, error)
         if self._sandboxes or self._tasks:
@@ -279,7 +278,7 @@ class Sandboxer:
             annotations=sandbox.record.annotations,
             group=sandbox.group,
             pool=sandbox.pool,
-            identity=self._files_of(sandbox.record),
+            identity=self._equipment.files_of(sandbox.record),
         )
 
     async def _recover_sandbox(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
@@ -302,32 +301,6 @@ class Sandboxer:
     def _new_sandbox(self, record: SandboxRecord) -> Sandbox:
         limit = Resources(**record.resources).memory
         return Sandbox(record, MemoryPool("its pod's", limit, self._tools.pool))
-
-    def _equip(self, record: SandboxRecord) -> Group | None:
-        """Make a sandbox's files and its group, or neither; in a worker thread."""
-        folder = self._files_of(record)
-        write_files(folder, record.identity())
-        try:
-            limits = limits_of(Resources(**record.resources))
-            return self._tools.groups.sandbox(record.namespace, record.id, limits)
-        except WasmSandboxerError:
-            if not record.started:  # else its containers have the files, if it has no group
-                remove_files(folder)
-            raise
-
-    def _strip(self, record: SandboxRecord, group: Group | None) -> None:
-        """Remove them; in a worker thread."""
-        if group is not None:
-            self._tools.groups.remove(group)
-        remove_files(self._files_of(record))
-
-    def _forget(self, known: list[SandboxRecord]) -> None:
-        """Remove those of sandboxes that are none of these; in a worker thread."""
-        self._tools.groups.forget([(record.namespace, record.id) for record in known])
-        forget_files(self._folder, {self._files_of(record) for record in known})
-
-    def _files_of(self, record: SandboxRecord) -> Path:
-        return Path(f"{self._folder}/{record.namespace}/{record.id}")
 
     def _keep(self, sandbox: Sandbox, **changes: Any) -> None:
         record = sandbox.record = dataclasses.replace(sandbox.record, **changes)

@@ -1,0 +1,50 @@
+"""What a sandbox has on the host: a folder of files for its containers' /etc, and a control group.
+
+Made when it starts and removed with it. In worker threads.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wasm_sandboxer.bundle.identity import forget_files, remove_files, write_files
+from wasm_sandboxer.core.groups import Groups, limits_of
+from wasm_sandboxer.core.sandbox import SandboxRecord
+from wasm_sandboxer.errors import WasmSandboxerError
+from wasm_sandboxer.linux.cgroup.protocol import Group
+from wasm_sandboxer.spec import Resources
+
+
+class Equipment:
+    """Makes it and removes it, by the sandboxes' records."""
+
+    def __init__(self, groups: Groups, folder: Path) -> None:
+        """`folder` is where each sandbox has a folder of its own."""
+        self._groups = groups
+        self._folder = folder
+
+    def files_of(self, record: SandboxRecord) -> Path:
+        """Where a sandbox's files are."""
+        return Path(f"{self._folder}/{record.namespace}/{record.id}")
+
+    def make(self, record: SandboxRecord) -> Group | None:
+        """Make a sandbox's files and its group, or neither; the group, if there are any. Raises a domain error."""
+        folder = self.files_of(record)
+        write_files(folder, record.identity())
+        try:
+            limits = limits_of(Resources(**record.resources))
+            return self._groups.sandbox(record.namespace, record.id, limits)
+        except WasmSandboxerError:
+            if not record.started:  # else its containers have the files, if it has no group
+                remove_files(folder)
+            raise
+
+    def remove(self, record: SandboxRecord, group: Group | None) -> None:
+        """Remove them."""
+        if group is not None:
+            self._groups.remove(group)
+        remove_files(self.files_of(record))
+
+    def forget(self, known: Sequence[SandboxRecord]) -> None:
+        """Remove what a daemon that died has left, but that of these sandboxes."""
+        self._groups.forget([(record.namespace, record.id) for record in known])
+        forget_files(self._folder, {self.files_of(record) for record in known})
