@@ -476,6 +476,47 @@ def test_records_that_make_no_sense_do_not_stop_the_daemon(own_daemon):
         assert daemon.log.count("broken") >= 2 * len(contents)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dns", {"nameservers": ["1.1.1.1"]}),
+        ("dns", {"servers": 5}),
+        ("hostname", "two words"),
+        ("resources", {"shares": 1}),
+        ("resources", {"cpu_quota": "much"}),
+    ],
+)
+def test_an_odd_field_of_a_record_costs_no_other_sandbox(own_daemon, field, value):
+    daemon = own_daemon()
+    daemon.start()
+    with controller(daemon.listen) as pods:
+        for name in ("odd", "other"):
+            pods.Create(sandbox_id=name)
+            pods.Start(sandbox_id=name)
+    daemon.kill()
+    path = daemon.state / "records/sandboxes/test/odd.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with daemon, controller(daemon.listen) as pods:
+        assert pods.Status(sandbox_id="other").state == "SANDBOX_READY"
+        assert [line for line in daemon.log.splitlines() if line.startswith("warning") and "odd" in line]
+
+
+def test_of_a_sandbox_that_was_stopped_nothing_is_left_after_a_death(own_daemon):
+    daemon = own_daemon()
+    daemon.start()
+    before = daemon.groups()
+    with controller(daemon.listen) as pods:
+        pods.Create(sandbox_id="pod")
+        pods.Start(sandbox_id="pod")
+        pods.Stop(sandbox_id="pod")
+    daemon.kill()
+    with daemon, controller(daemon.listen) as pods:
+        assert pods.Status(sandbox_id="pod").state == "SANDBOX_NOTREADY"
+        pods.Shutdown(sandbox_id="pod")
+        assert daemon.groups() == before
+        assert daemon.records() == list((daemon.state / "sandboxes").glob("*/*")) == []
+
+
 def test_nothing_runs_on_when_the_daemon_dies(busy):
     daemon, _, _ = busy
     children = [

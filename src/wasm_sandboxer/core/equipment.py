@@ -45,6 +45,6 @@ class Equipment:
         remove_files(self.files_of(record))
 
     def forget(self, known: Sequence[SandboxRecord]) -> None:
-        """Remove what a daemon that died has left, but that of these sandboxes."""
+        """Remove what a daemon that died has left, but what these sandboxes have."""
         self._groups.forget([(record.namespace, record.id) for record in known])
         forget_files(self._folder, {self.files_of(record) for record in known})

@@ -26,12 +26,20 @@ from wasm_sandboxer.core.task import Request, Task, TaskProcess, dead_task, prep
 from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.core.usage import charged_usage
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable, WasmSandboxerError
+from wasm_sandboxer.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    WasmSandboxerError,
+)
 from wasm_sandboxer.guest import Network
 from wasm_sandboxer.linux.cgroup.host import Version
 from wasm_sandboxer.spec import SANDBOX_ID, Resources, Spec
 
 _log = logging.getLogger(__name__)
+_NONSENSE = (TypeError, KeyError, AttributeError, ValueError, InvalidArgument)  # what comes of an odd record
 Key = tuple[str, str]
 
 
@@ -192,19 +200,18 @@ class Sandboxer:
             for namespace, ident, record in self._records.all(kind):
                 try:
                     await recover(namespace, ident, record)
-                except (TypeError, KeyError, AttributeError, ValueError) as error:  # another version's, perhaps
+                except _NONSENSE as error:  # another version's, perhaps
                     _log.warning(
                         "the record of %s/%s in %s makes no sense and is removed: %r", namespace, ident, kind, error
                     )
                     self._records.remove(kind, namespace, ident)
-        known = [sandbox.record for sandbox in self._sandboxes.values()]
-        await self._tools.workers.run(self._equipment.forget, known)
-        for sandbox in self._sandboxes.values():
-            if sandbox.ready:
-                try:
-                    sandbox.group = await self._tools.workers.run(self._equipment.make, sandbox.record)
-                except WasmSandboxerError as error:
-                    _log.warning("sandbox %s is not whole any more: %s", sandbox.id, error)
+        ready = [sandbox for sandbox in self._sandboxes.values() if sandbox.ready]
+        await self._tools.workers.run(self._equipment.forget, [sandbox.record for sandbox in ready])
+        for sandbox in ready:
+            try:
+                sandbox.group = await self._tools.workers.run(self._equipment.make, sandbox.record)
+            except (WasmSandboxerError, *_NONSENSE) as error:
+                _log.warning("sandbox %s is not whole any more: %s", sandbox.id, error)
         if self._sandboxes or self._tasks:
             _log.info("recovered %d sandboxes and %d dead containers", len(self._sandboxes), len(self._tasks))
 
@@ -282,7 +289,9 @@ class Sandboxer:
         )
 
     async def _recover_sandbox(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
-        self._sandboxes[namespace, ident] = self._new_sandbox(SandboxRecord(**record))
+        known = SandboxRecord(**record)
+        known.identity().check()
+        self._sandboxes[namespace, ident] = self._new_sandbox(known)
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
         await self._tools.workers.run(unmount_all, root_of(Path(record["bundle"])))
