@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.linux import files
 
 _log = logging.getLogger(__name__)
@@ -25,16 +26,21 @@ class Records:
         self._folder = folder
 
     def put(self, kind: str, namespace: str, ident: str, record: dict[str, Any]) -> None:
-        """Write or replace a record."""
+        """Write or replace a record; raises WasmSandboxerError if that cannot be, and leaves what there was."""
         folder = f"{self._folder}/{kind}/{namespace}"
-        temporary = f"{folder}/.{ident}.tmp"
+        temporary, path = f"{folder}/.{ident}.tmp", f"{folder}/{ident}.json"
         data = json.dumps(record).encode()
         try:
-            files.write(temporary, data)
-        except FileNotFoundError:
-            os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  # the first of its namespace
-            files.write(temporary, data)
-        os.rename(temporary, f"{folder}/{ident}.json")  # noqa: PTH104  # text is the cheaper path
+            try:
+                files.write(temporary, data)
+            except FileNotFoundError:
+                os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  # the first of its namespace
+                files.write(temporary, data)
+            os.rename(temporary, path)  # noqa: PTH104  # text is the cheaper path
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108  # where room is short
+            raise WasmSandboxerError(f"cannot write the record {path}: {error.strerror}") from None
 
     def remove(self, kind: str, namespace: str, ident: str) -> None:
         """Remove a record if there is one."""
