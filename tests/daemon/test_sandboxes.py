@@ -11,7 +11,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from tests.support.rpc import Client
 from wasm_sandboxer.api import cri_pb2, typeurl
-from wasm_sandboxer.api.services import CONTROLLER, SERVICES
+from wasm_sandboxer.api.services import ADMIN, CONTROLLER, SERVICES
 from wasm_sandboxer.api.task_types_pb2 import STOPPED
 from wasm_sandboxer.api.types_pb2 import Sandbox
 from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
@@ -42,6 +42,15 @@ def container(ttrpc, sandbox, bundle):
         return ident
 
     return make
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A stream that makes a container's creation take half a second: a log program that takes its time."""
+    logger = tmp_path / "logger"
+    logger.write_text("#!/bin/sh\nsleep 0.4\nexec 5>&-\ncat <&3 >/dev/null\n")
+    logger.chmod(0o755)
+    return f"binary://{logger}"
 
 
 def test_a_sandbox_lives_from_create_to_shutdown(sandboxes, daemon, ident, refused):
@@ -120,6 +129,35 @@ def test_an_id_is_taken_until_shutdown(sandboxes, sandbox, refused):
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "/etc", "x" * 77, "a b"])
 def test_an_id_that_could_be_a_path_is_refused(sandboxes, bad, refused):
     assert "must be letters and digits" in refused(StatusCode.INVALID_ARGUMENT, sandboxes.Create, sandbox_id=bad)
+
+
+def test_a_sandbox_that_cannot_start_is_gone(sandboxes, daemon, connect, ident, refused):
+    """containerd asks for nothing after a Start that failed."""
+    resources = cri_pb2.LinuxContainerResources(cpuset_cpus="700-800")
+    pod = cri_pb2.PodSandboxConfig(linux=cri_pb2.LinuxPodSandboxConfig(resources=resources))
+    sandboxes.Create(sandbox_id=ident, options=typeurl.pack(pod))
+    waiting = sandboxes.begin("Wait", sandbox_id=ident)
+    with pytest.raises(RpcError, match=f"sandbox {ident}"):
+        sandboxes.Start(sandbox_id=ident)
+    waiting.result(10)
+    refused(StatusCode.NOT_FOUND, sandboxes.Status, sandbox_id=ident)
+    assert not [each for each in connect(service=ADMIN).List().sandboxes if each.id == ident]
+    assert not (daemon.state / "sandboxes" / "test" / ident).exists()
+    sandboxes.Create(sandbox_id=ident)
+    sandboxes.Start(sandbox_id=ident)
+    sandboxes.Shutdown(sandbox_id=ident)
+
+
+def test_a_shutdown_while_it_starts_leaves_nothing(sandboxes, daemon, ident):
+    for number in range(30):
+        name = f"{ident}-{number}"
+        sandboxes.Create(sandbox_id=name)
+        calls = [sandboxes.begin(verb, sandbox_id=name) for verb in ("Start", "Shutdown")]
+        errors = [call.exception(10) for call in calls]
+        assert {error.code for error in errors if error} <= {StatusCode.NOT_FOUND}
+    assert daemon.records() == []
+    assert not [group for group in daemon.groups() if f"{ident}-" in group.name]
+    assert not list((daemon.state / "sandboxes").glob(f"*/{ident}-*"))
 
 
 UNKNOWN = ["Start", "Platform", "Status", "Wait", "Stop", "Shutdown", "Metrics", "Update"]
@@ -208,14 +246,10 @@ def test_nothing_is_created_in_a_sandbox_that_is_stopped(
 
 
 def test_what_is_being_created_when_a_sandbox_stops_does_not_run_in_it(
-    sandboxes, ttrpc, sandbox, bundle, daemon, tmp_path, ident
+    sandboxes, ttrpc, sandbox, bundle, daemon, tmp_path, ident, slow
 ):
-    """A log program that takes its time makes the creation slow."""
-    logger = tmp_path / "logger"
-    logger.write_text("#!/bin/sh\nsleep 0.4\nexec 5>&-\ncat <&3 >/dev/null\n")
-    logger.chmod(0o755)
     made = bundle("sleep", "forever", annotations={SANDBOX_ID: sandbox})
-    creating = ttrpc.begin("Create", id=f"{ident}-c", bundle=str(made.folder), stdout=f"binary://{logger}")
+    creating = ttrpc.begin("Create", id=f"{ident}-c", bundle=str(made.folder), stdout=slow)
     time.sleep(0.1)
     sandboxes.Stop(sandbox_id=sandbox)
     with pytest.raises(RpcError, match="is stopped"):
@@ -225,14 +259,11 @@ def test_what_is_being_created_when_a_sandbox_stops_does_not_run_in_it(
     assert daemon.mounts(tmp_path) == []
 
 
-def test_a_creation_that_its_caller_gave_up_can_be_deleted(ttrpc, bundle, daemon, tmp_path, ident):
+def test_a_creation_that_its_caller_gave_up_can_be_deleted(ttrpc, bundle, daemon, tmp_path, ident, slow):
     """After a failed Create containerd sends Delete, which may come while it is still being made."""
-    logger = tmp_path / "logger"
-    logger.write_text("#!/bin/sh\nsleep 0.4\nexec 5>&-\ncat <&3 >/dev/null\n")
-    logger.chmod(0o755)
     made = bundle("hello")
     with pytest.raises(RpcError) as caught:
-        ttrpc.begin("Create", id=ident, bundle=str(made.folder), stdout=f"binary://{logger}", timeout=0.1).result(10)
+        ttrpc.begin("Create", id=ident, bundle=str(made.folder), stdout=slow, timeout=0.1).result(10)
     assert caught.value.code is StatusCode.DEADLINE_EXCEEDED
     ttrpc.Delete(id=ident)
     time.sleep(0.6)

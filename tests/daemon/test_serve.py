@@ -141,6 +141,69 @@ def test_a_state_that_cannot_be_made_is_named(own_daemon):
     assert str(daemon.state) in line
 
 
+# ---- a full disk ----
+
+
+@pytest.fixture
+def small(own_daemon):
+    """A daemon with little room for its state, and a function that takes all of it."""
+    daemon = own_daemon()
+    daemon.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", daemon.state], check=True)
+    rest = daemon.state / "rest"
+
+    def fill():
+        with suppress(OSError), rest.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        return rest
+
+    daemon.start()
+    yield daemon, fill
+    daemon.kill()
+    subprocess.run(["umount", "--lazy", daemon.state], check=True)
+
+
+def test_a_stop_that_could_not_be_recorded_is_when_it_is_repeated(small):
+    daemon, fill = small
+    with controller(daemon.listen) as pods:
+        pods.Create(sandbox_id="pod")
+        pods.Start(sandbox_id="pod")
+        rest = fill()
+        record = daemon.state / "records/sandboxes/test/pod.json"
+        for _ in range(2):
+            with pytest.raises(RpcError, match=f"cannot write the record {record}: No space left on device$"):
+                pods.Stop(sandbox_id="pod")
+            assert pods.Status(sandbox_id="pod").state == "SANDBOX_READY"
+        rest.unlink()
+        assert daemon.records() == ["sandboxes/test/pod.json"]
+        pods.Stop(sandbox_id="pod")
+        assert pods.Status(sandbox_id="pod").state == "SANDBOX_NOTREADY"
+    daemon.kill()
+    daemon.start()
+    with controller(daemon.listen) as pods:
+        assert pods.Status(sandbox_id="pod").state == "SANDBOX_NOTREADY"
+
+
+def test_on_a_full_disk_nothing_starts_and_what_is_there_can_be_removed(small, bundle):
+    daemon, fill = small
+    with controller(daemon.listen) as pods, Client(daemon.task_listen) as client:
+        pods.Create(sandbox_id="pod")
+        pods.Start(sandbox_id="pod")
+        groups = daemon.groups()
+        fill()
+        pods.Create(sandbox_id="new")
+        with pytest.raises(RpcError, match=r"cannot make .*/new: No space left on device$"):
+            pods.Start(sandbox_id="new")
+        with pytest.raises(RpcError, match=r"cannot write the record .*/c.json: No space left on device$"):
+            client.Create(id="c", bundle=str(bundle("hello").folder))
+        assert daemon.groups() == groups
+        assert [path.name for path in (daemon.state / "sandboxes/test").iterdir()] == ["pod"]
+        assert daemon.records() == ["sandboxes/test/pod.json"]
+        pods.Shutdown(sandbox_id="pod")
+        assert daemon.records() == []
+
+
 # ---- systemd ----
 
 

@@ -29,8 +29,8 @@ class Equipment:
     def make(self, record: SandboxRecord) -> Group | None:
         """Make a sandbox's files and its group, or neither; the group, if there are any. Raises a domain error."""
         folder = self.files_of(record)
-        write_files(folder, record.identity())
         try:
+            write_files(folder, record.identity())
             limits = limits_of(Resources(**record.resources))
             return self._groups.sandbox(record.namespace, record.id, limits)
         except WasmSandboxerError:

@@ -1,6 +1,7 @@
 """A sandbox: a pod's group of containers, its record, its end. Loop thread only."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Sandbox:
         self.group: Group | None = None
         self.past_cpu = 0  # microseconds that containers outside its group had used when they were deleted
         self.past_oom_count = 0  # guests that died of a limit on memory, in containers that are deleted
+        self.lock = asyncio.Lock()  # held while it starts, stops or is removed
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stopping = bool(record.exited_at)  # nothing may be created in it any more
         if self.stopping:
@@ -87,7 +89,15 @@ class Sandbox:
         """Let other threads see how it is now; after each change."""
         self.view = SandboxView(self.record, self.ready, tuple(self.tasks))
 
+    def end(self, at: float) -> None:
+        """Let it be stopped, and who waits for that know."""
+        if not self.stopped.done():
+            self.record = dataclasses.replace(self.record, exited_at=at)
+            self.stopped.set_result(None)
+            self.show()
+
     async def end_tasks(self) -> None:
-        """Kill every container and wait until all have ended."""
+        """Kill every container and wait until all have ended; none is created in it from here on."""
+        self.stopping = True
         if self.tasks:
             await asyncio.gather(*(task.end() for task in self.tasks.values()))

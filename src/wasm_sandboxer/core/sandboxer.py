@@ -9,8 +9,8 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,33 +77,42 @@ class Sandboxer:
         self._sandboxes[key] = self._new_sandbox(record)
 
     async def start_sandbox(self, namespace: str, ident: str) -> Sandbox:
-        """Make it READY; raises FailedPrecondition for one that was stopped."""
+        """Make it READY; raises FailedPrecondition for one that was stopped.
+
+        One that never started is gone if it cannot: containerd does not come back for it.
+        """
         sandbox = self.sandbox(namespace, ident)
-        if sandbox.stopped.done():
-            raise FailedPrecondition(f"cannot start sandbox {ident}: it is stopped")
-        sandbox.group = await self._tools.workers.run(self._equipment.make, sandbox.record)
-        self._keep(sandbox, started=True)
+        async with self._turn(sandbox):
+            if sandbox.stopping:
+                raise FailedPrecondition(f"cannot start sandbox {ident}: it is stopped")
+            try:
+                sandbox.group = await self._tools.workers.run(self._equipment.make, sandbox.record)
+                record = dataclasses.replace(sandbox.record, started=True)
+                self._keep(record)
+            except BaseException:
+                if not sandbox.record.started:
+                    await self._remove(sandbox)
+                raise
+            sandbox.record = record
+            sandbox.show()
         return sandbox
 
     async def stop_sandbox(self, namespace: str, ident: str) -> None:
-        """End its containers and make it NOTREADY; idempotent."""
+        """End its containers and make it NOTREADY; idempotent, after a failure too."""
         sandbox = self.sandbox(namespace, ident)
-        sandbox.stopping = True  # from here on nothing is created in it
-        await sandbox.end_tasks()
-        if not sandbox.stopped.done():
-            sandbox.stopped.set_result(None)
-            self._keep(sandbox, exited_at=time.time())
+        await sandbox.end_tasks()  # out of turn: whoever asks again has them killed again
+        async with self._turn(sandbox):
+            if not sandbox.stopped.done():
+                now = time.time()
+                self._keep(dataclasses.replace(sandbox.record, exited_at=now))  # before anybody is told
+                sandbox.end(now)
 
     async def remove_sandbox(self, namespace: str, ident: str) -> None:
         """Stop it, delete what containerd left in it, forget it."""
-        await self.stop_sandbox(namespace, ident)
         sandbox = self.sandbox(namespace, ident)
-        for task in list(sandbox.tasks.values()):
-            with suppress(NotFound):  # containerd may be doing the same
-                await self.delete_task(namespace, task.id)
-        await self._tools.workers.run(self._equipment.remove, sandbox.record, sandbox.group)
-        self._records.remove("sandboxes", namespace, ident)
-        self._sandboxes.pop((namespace, ident), None)
+        await sandbox.end_tasks()
+        async with self._turn(sandbox):
+            await self._remove(sandbox)
 
     def sandbox(self, namespace: str, ident: str) -> Sandbox:
         """The sandbox; raises NotFound. The look-up is for any thread, its answer for the loop's."""
@@ -223,6 +232,26 @@ class Sandboxer:
         if creating:
             await asyncio.wait(creating)
 
+    @asynccontextmanager
+    async def _turn(self, sandbox: Sandbox) -> AsyncIterator[None]:
+        """Change a sandbox while nobody else does; raises NotFound if it is gone when its turn comes."""
+        async with sandbox.lock:
+            if self._sandboxes.get((sandbox.record.namespace, sandbox.id)) is not sandbox:
+                raise NotFound(f"no sandbox {sandbox.id}")
+            yield
+
+    async def _remove(self, sandbox: Sandbox) -> None:
+        """Without a record of its end: that may be what there is no room for."""
+        namespace, ident = sandbox.record.namespace, sandbox.id
+        await sandbox.end_tasks()
+        sandbox.end(time.time())
+        for task in list(sandbox.tasks.values()):
+            with suppress(NotFound):  # containerd may be doing the same
+                await self.delete_task(namespace, task.id)
+        await self._tools.workers.run(self._equipment.remove, sandbox.record, sandbox.group)
+        self._records.remove("sandboxes", namespace, ident)
+        del self._sandboxes[namespace, ident]
+
     async def _end(self, task: Task) -> None:
         await task.end()
         with suppress(OSError):
@@ -311,7 +340,5 @@ class Sandboxer:
         limit = Resources(**record.resources).memory
         return Sandbox(record, MemoryPool("its pod's", limit, self._tools.pool))
 
-    def _keep(self, sandbox: Sandbox, **changes: Any) -> None:
-        record = sandbox.record = dataclasses.replace(sandbox.record, **changes)
-        sandbox.show()
+    def _keep(self, record: SandboxRecord) -> None:
         self._records.put("sandboxes", record.namespace, record.id, record.as_json())
