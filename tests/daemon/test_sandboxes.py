@@ -259,6 +259,31 @@ def test_what_is_being_created_when_a_sandbox_stops_does_not_run_in_it(
     assert daemon.mounts(tmp_path) == []
 
 
+@pytest.mark.parametrize("anew", [False, True], ids=["removed", "made anew"])
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_what_is_being_created_when_a_sandbox_is_removed_does_not_outlive_it(
+    sandboxes, ttrpc, sandbox, bundle, daemon, tmp_path, ident, slow, isolation, anew
+):
+    annotations = {SANDBOX_ID: sandbox, "wasm-sandboxer.io/isolation": isolation}
+    made = bundle("sleep", "forever", annotations=annotations, linux={"cgroupsPath": f"/wst-{ident}/c"})
+    creating = ttrpc.begin("Create", id=f"{ident}-c", bundle=str(made.folder), stdout=slow)
+    time.sleep(0.1)
+    sandboxes.Stop(sandbox_id=sandbox)
+    sandboxes.Shutdown(sandbox_id=sandbox)
+    if anew:
+        sandboxes.Create(sandbox_id=sandbox)
+        sandboxes.Start(sandbox_id=sandbox)
+    with pytest.raises(RpcError, match=rf"cannot (create|make a control group for) container {ident}-c"):
+        creating.result(10)
+    with pytest.raises(RpcError, match="no container"):
+        ttrpc.State(id=f"{ident}-c")
+    if anew:
+        sandboxes.Shutdown(sandbox_id=sandbox)
+    assert daemon.mounts(tmp_path) == []
+    assert daemon.records() == []
+    assert not [group for group in daemon.groups() if sandbox in group.name]
+
+
 def test_a_creation_that_its_caller_gave_up_can_be_deleted(ttrpc, bundle, daemon, tmp_path, ident, slow):
     """After a failed Create containerd sends Delete, which may come while it is still being made."""
     made = bundle("hello")

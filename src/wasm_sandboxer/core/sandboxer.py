@@ -263,7 +263,7 @@ class Sandboxer:
         sandbox_id = ground.spec.annotations.get(SANDBOX_ID, "")
         try:  # nothing is awaited between this and its being known: no sandbox stops in between
             self._require_not_ending()
-            self._require_not_stopped(request, sandbox_id)
+            self._require_same_sandbox(request, sandbox_id, ground.around)
         except BaseException:
             await self._tools.workers.run(prepared.undo.close)
             raise
@@ -298,8 +298,13 @@ class Sandboxer:
         if self._ending:
             raise Unavailable("the daemon is stopping")
 
-    def _require_not_stopped(self, request: Request, sandbox_id: str) -> None:
+    def _require_same_sandbox(self, request: Request, sandbox_id: str, around: Surroundings) -> None:
+        """Raise FailedPrecondition unless it is still in what it was prepared for: each sandbox has its own pool."""
         sandbox = self._sandboxes.get((request.namespace, sandbox_id))
+        if (sandbox.pool if sandbox is not None else None) is not around.pool:
+            raise FailedPrecondition(
+                f"cannot create container {request.id}: its sandbox {sandbox_id} was removed or made anew meanwhile"
+            )
         if sandbox is not None and sandbox.stopping:
             raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox_id} is stopped")
 
