@@ -169,7 +169,7 @@ class Sandboxer:
             await asyncio.wait([creating])
         task = self.task(namespace, ident)
         async with task.lock:
-            if self._tasks.get((namespace, ident)) is not task:
+            if not self._is_there(task):
                 raise NotFound(f"no container {ident}")
             used = charged_usage(task)
             process = await task.delete()
@@ -254,8 +254,14 @@ class Sandboxer:
 
     async def _end(self, task: Task) -> None:
         await task.end()
-        with suppress(OSError):
-            await self._tools.workers.run(task.undo.close)
+        async with task.lock:
+            if self._is_there(task):
+                with suppress(OSError):
+                    await self._tools.workers.run(task.undo.close)
+
+    def _is_there(self, task: Task) -> bool:
+        """Whether nobody has deleted it; for who holds its lock."""
+        return self._tasks.get((task.namespace, task.id)) is task
 
     async def _create(self, request: Request) -> Task:
         prepared = await self._tools.workers.run(prepare, request, self._tools, self._surroundings, self._record)
