@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from testing import oci
 from testing.containerd import Containerd
-from tests.support.cli import example
+from tests.support.cli import PATIENCE, example
 from tests.support.daemon import Daemon
 
 RUNTIME = "io.containerd.wasm-sandboxer.v1"
@@ -83,6 +84,23 @@ def test_a_restarted_containerd_finds_the_task_again(containerd: Containerd) -> 
     containerd.ctr("tasks", "kill", "stays")
     containerd.ctr("tasks", "rm", "stays", check=False)
     containerd.ctr("containers", "rm", "stays")
+
+
+def test_an_id_is_free_again_after_the_daemons_death(containerd: Containerd, node: tuple[Containerd, Daemon]) -> None:
+    """containerd gives the task up itself, and never asks for its deletion."""
+    daemon = node[1]
+    containerd.ctr("run", "--detach", "--runtime", RUNTIME, IMAGE, "dies", "/sleep.wasm", "forever")
+    daemon.kill()
+    deadline = time.monotonic() + PATIENCE
+    while b"dies" in containerd.ctr("tasks", "ls").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    daemon.start()
+    assert daemon.records() == []
+    containerd.ctr("containers", "rm", "dies")
+    again = containerd.ctr("run", "--rm", "--runtime", RUNTIME, IMAGE, "dies")
+    assert again.stdout == b"Hello from WebAssembly!\n"
+    assert daemon.records() == []
 
 
 def test_pause_stops_its_time_and_resume_lets_it_go_on(

@@ -245,6 +245,33 @@ def test_a_container_that_died_with_the_daemon_is_told_of(node, bundle):
     assert fake.topics()[2:] == ["exit", "delete"]
 
 
+def test_a_dead_container_that_containerd_gave_up_is_told_of_no_more(node, bundle):
+    """On the shim's route it deletes the bundle, tells of the end itself, and asks for nothing."""
+    daemon, fake, client = node
+    gone, anew = bundle("sleep", "forever", name="gone"), bundle("sleep", "forever", name="anew")
+    for name, made in (("gone", gone), ("anew", anew)):
+        client.Create(id=name, bundle=str(made.folder))
+        client.Start(id=name)
+    fake.wait(4)
+    daemon.kill()
+    gone.folder.rename(gone.folder.parent / "elsewhere")
+    daemon.start()
+    (_, exited) = fake.wait(5)[4]
+    assert exited.container_id == "anew"
+    assert daemon.records() == ["containers/test/anew.json"]
+    with Client(daemon.task_listen) as again:
+        again.Create(id="anew", bundle=str(anew.folder))  # in its place
+        again.Start(id="anew")
+        with pytest.raises(RpcError, match="exists"):
+            again.Create(id="anew", bundle=str(anew.folder))
+        fake.wait(7)
+        assert fake.topics()[5:] == ["create", "start"]
+        again.Kill(id="anew", signal=signal.SIGKILL)
+        again.Wait(id="anew")
+        again.Delete(id="anew")
+    assert daemon.records() == []
+
+
 # ---- the queue ----
 
 

@@ -132,13 +132,19 @@ class Sandboxer:
     # ---- containers ----
 
     async def create_task(self, request: Request) -> Task:
-        """Make a container ready to start; raises a domain error that says why it cannot be. Nothing is left then."""
+        """Make a container ready to start; raises a domain error that says why it cannot be. Nothing is left then.
+
+        It takes the place of one that died with another daemon: containerd gives those up, and not always by Delete.
+        """
         key = (identifier("namespace", request.namespace), identifier("container id", request.id))
-        if key in self._tasks or key in self._creating:
+        left = self._tasks.get(key)
+        if key in self._creating or (left is not None and left.ground is not None):
             raise AlreadyExists(f"container {request.id} exists")
         self._require_not_ending()
         self._creating[key] = asyncio.get_running_loop().create_future()
         try:
+            if left is not None:
+                await self._drop(left)
             task = await self._create(request)
         finally:
             self._creating.pop(key).set_result(None)
@@ -259,6 +265,17 @@ class Sandboxer:
                 with suppress(OSError):
                     await self._tools.workers.run(task.undo.close)
 
+    async def _drop(self, task: Task) -> None:
+        """Forget a dead one without a word: containerd has told of its end when it gave it up."""
+        async with task.lock:
+            if self._is_there(task):
+                await self._tools.workers.run(task.undo.close)
+                del self._tasks[task.namespace, task.id]
+        sandbox = self._sandboxes.get((task.namespace, task.sandbox))
+        if sandbox is not None and sandbox.tasks.get(task.id) is task:
+            del sandbox.tasks[task.id]
+            sandbox.show()
+
     def _is_there(self, task: Task) -> bool:
         """Whether nobody has deleted it; for who holds its lock."""
         return self._tasks.get((task.namespace, task.id)) is task
@@ -334,9 +351,13 @@ class Sandboxer:
         self._sandboxes[namespace, ident] = self._new_sandbox(known)
 
     async def _recover_task(self, namespace: str, ident: str, record: Mapping[str, Any]) -> None:
-        await self._tools.workers.run(unmount_all, root_of(Path(record["bundle"])))
+        bundle = Path(record["bundle"])
+        await self._tools.workers.run(unmount_all, root_of(bundle))
         if record["cgroup"]:
             await self._tools.workers.run(self._tools.process_groups.forget, record["cgroup"])
+        if not await self._tools.workers.run(bundle.exists):  # containerd has given it up, and told of its end
+            self._records.remove("containers", namespace, ident)
+            return
         task = dead_task(namespace, ident, record, self._tools)
         task.undo.callback(self._records.remove, "containers", namespace, ident)
         self._tasks[namespace, ident] = task
