@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 _FORK_SERVER = "wasm_sandboxer.forkserver"
 _FEW_DESCRIPTORS = 16384
+_GLANCE = 0.2  # seconds; the shim shares a lock for a moment to see whether a daemon lives
 _log = logging.getLogger(__name__)
 MakeEngine = Callable[[Config, ForkServer, LoadObserver | None], Engine]
 
@@ -195,10 +197,16 @@ def _lock(path: Path, taken: str, undo: ExitStack) -> None:
     except OSError as error:
         raise Unavailable(f"cannot open {path}.lock: {error.strerror}") from None
     undo.callback(os.close, lock)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FailedPrecondition(taken) from None
+    deadline = time.monotonic() + _GLANCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise FailedPrecondition(taken) from None
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _most_memory() -> int:

@@ -1,7 +1,9 @@
 """The shim route: containerd's own client, with no pod, through the shim script and the running daemon."""
 
+import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -139,6 +141,26 @@ def test_without_a_daemon_the_shim_says_so_in_one_line(tmp_path: Path) -> None:
     assert answer.stderr == (
         f"wasm-sandboxer is not running (no daemon at {gone}): start it with `wasm-sandboxer serve`\n"
     )
+
+
+def test_a_dead_daemons_socket_is_no_daemon_whether_it_has_a_lock_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "t.sock"
+    environment = {**os.environ, "WASM_SANDBOXER_TASK_SOCKET": str(path)}
+    start = [SHIM, "-namespace", "k8s.io", "-id", "x", "start"]
+
+    def ask() -> tuple[int, str]:
+        done = subprocess.run(start, capture_output=True, text=True, env=environment, check=False)
+        return done.returncode, done.stderr
+
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert ask()[0] == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["t.sock"]
+    with (tmp_path / "t.sock.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # another shim that looks at the same time
+        assert ask()[0] == 1
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert ask() == (0, "")
 
 
 def test_the_shims_answers_are_the_messages_containerd_reads() -> None:

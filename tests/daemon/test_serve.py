@@ -1,5 +1,6 @@
 """The daemon's own life: sockets, locks, readiness, signals, configuration, death and return. No containerd."""
 
+import fcntl
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tests.support.bundles import bind
 from tests.support.daemon import mounts
 from tests.support.rpc import Client, controller
 from wasm_sandboxer.api.task_types_pb2 import STOPPED
+from wasm_sandboxer.daemon import _lock
+from wasm_sandboxer.errors import FailedPrecondition
 from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
 
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
@@ -92,6 +95,19 @@ def test_a_second_daemon_may_share_nothing(own_daemon, shared):
         code, line = fails(second)
         assert code == 2
         assert "another daemon" in line
+
+
+def test_whoever_looks_at_a_lock_for_a_moment_keeps_no_daemon_from_starting(tmp_path):
+    """As the shim does to see whether a daemon lives."""
+    path = tmp_path / "t.sock"
+    with (tmp_path / "t.sock.lock").open("w") as other, ExitStack() as undo:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        with pytest.raises(FailedPrecondition, match="taken"):
+            _lock(path, "taken", undo)
+        release = threading.Timer(0.05, fcntl.flock, (other, fcntl.LOCK_UN))
+        release.start()
+        _lock(path, "taken", undo)
+        release.join()
 
 
 def test_one_socket_cannot_be_both(own_daemon):
