@@ -42,6 +42,7 @@ from wasm_sandboxer.linux.cgroup.host import detect, find_hierarchies
 from wasm_sandboxer.rpc.admin import Admin
 from wasm_sandboxer.rpc.call import log_call
 from wasm_sandboxer.rpc.controller import Controller
+from wasm_sandboxer.rpc.dropped import Dropped, fifo_of
 from wasm_sandboxer.rpc.publisher import Publisher
 from wasm_sandboxer.rpc.scrape import ScrapeServer
 from wasm_sandboxer.rpc.sockets import check_paths, sockets, task_address
@@ -127,7 +128,10 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         if exporter is not None:
             await _serve_metrics(config, exporter, lambda: exporter.figures(sandboxer, pool, len(queue)), stack)
         controller = Controller(sandboxer, task_address(config))
-        async with sockets(config, controller, Task(sandboxer), Admin(sandboxer), observe=_observe(exporter)):
+        dropped = Dropped(fifo_of(config.task_listen), sandboxer)
+        stack.callback(dropped.close)
+        task = Task(sandboxer, dropped)
+        async with sockets(config, controller, task, Admin(sandboxer), observe=_observe(exporter)):
             systemd.notify("READY=1")
             _log.info("ready: controller at %s, tasks at %s", config.listen, config.task_listen)
             await _watch(stop)

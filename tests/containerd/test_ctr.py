@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -103,6 +104,29 @@ def test_an_id_is_free_again_after_the_daemons_death(containerd: Containerd, nod
     again = containerd.ctr("run", "--rm", "--runtime", RUNTIME, IMAGE, "dies")
     assert again.stdout == b"Hello from WebAssembly!\n"
     assert daemon.records() == []
+
+
+def test_what_containerd_gave_up_while_the_daemon_stood_still_does_not_go_on(
+    containerd: Containerd, node: tuple[Containerd, Daemon]
+) -> None:
+    """It waits five seconds for an answer when it starts, then takes the task for gone and deletes its bundle."""
+    daemon = node[1]
+    containerd.ctr("run", "--detach", "--runtime", RUNTIME, IMAGE, "frozen", "/spin.wasm")
+    containerd.stop()
+    daemon.signal(signal.SIGSTOP)
+    try:
+        containerd.start()
+    finally:
+        daemon.signal(signal.SIGCONT)
+    deadline = time.monotonic() + PATIENCE
+    while "frozen" in daemon.threads() or daemon.records():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert b"frozen" not in containerd.ctr("tasks", "ls").stdout
+    assert daemon.mounts(containerd.folder) == []
+    containerd.ctr("containers", "rm", "frozen")
+    again = containerd.ctr("run", "--rm", "--runtime", RUNTIME, IMAGE, "frozen")
+    assert again.stdout == b"Hello from WebAssembly!\n"
 
 
 def test_pause_stops_its_time_and_resume_lets_it_go_on(

@@ -187,6 +187,22 @@ class Sandboxer:
             sandbox.show()
         return process
 
+    async def discard(self, namespace: str, ident: str) -> None:
+        """End a container that containerd has dropped and delete it; nothing for one that is gone."""
+        if creating := self._creating.get((namespace, ident)):
+            await asyncio.wait([creating])
+        task = self._tasks.get((namespace, ident))
+        if task is None:
+            return
+        _log.warning("container %s is ended and deleted: containerd has dropped it", ident)
+        await task.end()
+        with suppress(NotFound):  # a Delete was on its way
+            await self.delete_task(namespace, ident)
+
+    def has(self, namespace: str, ident: str) -> bool:
+        """Whether there is such a container, or one is being made."""
+        return (namespace, ident) in self._tasks or (namespace, ident) in self._creating
+
     def task(self, namespace: str, ident: str) -> Task:
         """The container; raises NotFound."""
         try:

@@ -19,6 +19,7 @@ from wasm_sandboxer.core.usage import task_usage
 from wasm_sandboxer.errors import InvalidArgument, Unsupported
 from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
 from wasm_sandboxer.rpc.convert import exit_status, state_response, stream_names, task_request, timestamp
+from wasm_sandboxer.rpc.dropped import Dropped
 from wasm_sandboxer.rpc.metrics import metrics_message
 from wasm_sandboxer.spec import parse_process, parse_resources
 
@@ -26,12 +27,14 @@ from wasm_sandboxer.spec import parse_process, parse_resources
 class Task:
     """The handlers, by the names of the RPCs."""
 
-    def __init__(self, sandboxer: Sandboxer) -> None:
+    def __init__(self, sandboxer: Sandboxer, dropped: Dropped) -> None:
         self._sandboxer = sandboxer
+        self._dropped = dropped
 
     @to_the_end
     async def Create(self, request: pb.CreateTaskRequest, context: Context) -> pb.CreateTaskResponse:
         """Make a container ready."""
+        await self._dropped.settle(namespace_of(context), request.id)
         task = await self._sandboxer.create_task(task_request(request, namespace_of(context)))
         return pb.CreateTaskResponse(pid=task.init.pid)
 
