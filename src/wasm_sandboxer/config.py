@@ -53,7 +53,10 @@ class Config:
     log_format: LogFormat = _key("text or json", LogFormat.TEXT)
     shutdown_timeout: float = _key("time to end everything on SIGTERM", 10.0, unit="duration", least=0.1)
     event_queue: int = _key("events kept while containerd cannot be reached; beyond, the oldest go", 10_000, least=1)
-    workers: int = _key("threads for mounting, reading bundles and loading modules", 8, least=1, most=1024)
+    workers: int = _key(
+        "threads for mounting, reading bundles and loading modules; there are more, up to 256, while all of them are "
+        "held up by something slow", 8, least=1, most=1024,
+    )  # fmt: skip
     nice: int = _key(
         "priority of the daemon's own threads, so that guests do not delay it; 0 changes nothing", -10,
         least=-20, most=19,

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import threading
 import time
 
@@ -9,9 +10,13 @@ from wasm_sandboxer.core.workers import Workers
 
 @pytest.fixture
 def workers():
-    made = Workers(4)
+    made = Workers(4, most=40, patience=0.05)
     yield made
     made.stop(10)
+
+
+def names():
+    return {each.name for each in threading.enumerate() if each.name.startswith("worker-")}
 
 
 def test_results_and_errors_are_the_callers(workers):
@@ -43,11 +48,11 @@ def test_no_more_than_two_work_as_long_as_they_get_on(workers):
     assert max(most) <= 2
 
 
-def test_jobs_that_are_stuck_hold_up_no_others_until_all_threads_are(workers):
+def test_jobs_that_are_stuck_hold_up_no_others_until_there_are_as_many_threads_as_may_be(workers):
     release = threading.Event()
 
     async def main():
-        stuck = [asyncio.ensure_future(workers.run(release.wait)) for _ in range(3)]
+        stuck = [asyncio.ensure_future(workers.run(release.wait)) for _ in range(39)]
         async with asyncio.timeout(10):
             assert await asyncio.gather(*(workers.run(int, each) for each in range(20))) == list(range(20))
         stuck.append(asyncio.ensure_future(workers.run(release.wait)))
@@ -58,6 +63,49 @@ def test_jobs_that_are_stuck_hold_up_no_others_until_all_threads_are(workers):
         assert await more == 1
         assert all(await asyncio.gather(*stuck))
 
+    asyncio.run(main())
+
+
+def test_threads_beyond_those_that_stay_end_when_nobody_wants_them(workers):
+    release = threading.Event()
+
+    async def main():
+        for _ in range(2):
+            stuck = [asyncio.ensure_future(workers.run(release.wait)) for _ in range(12)]
+            await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                assert await workers.run(int, 1) == 1
+                assert len(names()) >= 13
+                release.set()
+                await asyncio.gather(*stuck)
+                while len(names()) > 4:  # noqa: ASYNC110  # a thread ends without telling anybody
+                    await asyncio.sleep(0.01)
+            release.clear()
+            await asyncio.sleep(0.2)
+            assert len(names()) == 4
+            assert await asyncio.gather(*(workers.run(int, each) for each in range(20))) == list(range(20))
+
+    asyncio.run(main())
+
+
+def test_jobs_wait_where_the_system_lets_us_have_no_more_threads(workers, monkeypatch):
+    release = threading.Event()
+
+    def none(thread):
+        raise RuntimeError("can't start new thread")
+
+    async def main():
+        stuck = [asyncio.ensure_future(workers.run(release.wait)) for _ in range(4)]
+        more = asyncio.ensure_future(workers.run(int, 1))
+        await asyncio.sleep(0.2)
+        assert not more.done()
+        monkeypatch.undo()
+        async with asyncio.timeout(10):
+            assert await more == 1
+        release.set()
+        await asyncio.gather(*stuck)
+
+    monkeypatch.setattr(threading.Thread, "start", none)
     asyncio.run(main())
 
 
@@ -107,6 +155,36 @@ def test_stopping_lets_what_waits_its_turn_be_done_and_gives_up_what_hangs():
         assert await call
 
     asyncio.run(hang())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can take a priority back")
+def test_threads_that_are_made_later_have_the_priority_of_the_first():
+    made, release = [], threading.Event()
+
+    def priority(*wait):
+        if wait:
+            release.wait()
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    def main():
+        os.setpriority(os.PRIO_PROCESS, 0, 3)
+        workers = Workers(1)
+        os.setpriority(os.PRIO_PROCESS, 0, 5)
+
+        async def ask():
+            stuck = asyncio.ensure_future(workers.run(priority, "wait"))
+            await asyncio.sleep(0)
+            made.append(await workers.run(priority))
+            release.set()
+            made.append(await stuck)
+
+        asyncio.run(ask())
+        workers.stop(10)
+
+    thread = threading.Thread(target=main)  # so that this process's own stays
+    thread.start()
+    thread.join()
+    assert made == [3, 3]
 
 
 def test_a_thread_has_its_name_and_a_working_directory_of_its_own(workers, tmp_path):

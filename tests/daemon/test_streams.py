@@ -278,6 +278,27 @@ def test_a_log_program_that_cannot_start_is_refused(ttrpc, bundle, ident, daemon
     assert daemon.streams() == before
 
 
+def test_log_programs_that_are_not_ready_hold_up_no_others(ttrpc, sandboxes, bundle, ident, tmp_path):
+    go = tmp_path / "go"
+    script = f"#!/bin/sh\nwhile ! [ -e {go} ]; do sleep 0.05; done\nexec 5>&-\ncat <&3 >/dev/null\n"
+    logger = make_logger(tmp_path, script)
+    slow = {f"{ident}-{number}": bundle(name=f"b{number}") for number in range(12)}
+    calls = [
+        ttrpc.begin("Create", id=each, bundle=str(made.folder), stdout=f"binary://{logger}")
+        for each, made in slow.items()
+    ]
+    ttrpc.Create(id=ident, bundle=str(bundle().folder))
+    ttrpc.Delete(id=ident)
+    sandboxes.Create(sandbox_id=ident)
+    sandboxes.Start(sandbox_id=ident)
+    sandboxes.Shutdown(sandbox_id=ident)
+    assert not any(call.done() for call in calls)
+    go.touch()
+    for each, call in zip(slow, calls, strict=True):
+        call.result(10)
+        ttrpc.Delete(id=each)
+
+
 def test_a_log_program_that_ends_at_once_holds_up_no_guest(ttrpc, start, bundle, ident, tmp_path):
     logger = make_logger(tmp_path, "#!/bin/sh\nexit 0\n")
     start(bundle("flood", "1000000"), stdout=f"binary://{logger}")

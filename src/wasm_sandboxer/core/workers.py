@@ -2,9 +2,14 @@
 
 One works at a time unless it is stuck: what it does is half Python, and more would only wake each other for the GIL.
 With two, containers that are made ten at a time took a fifth more CPU time, with eight half as much again.
+
+Those that are stuck may stay so for minutes: over a compilation, a log program that says nothing, a mount whose
+server is gone. So while all are, more threads are made, and end again when nobody has wanted them for a while.
 """
 
 import asyncio
+import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -20,33 +25,41 @@ _CLONE_FS = 0x00000200  # linux/sched.h: root, working directory and umask
 # milliseconds, on a busy machine ten. A guess.
 _STUCK = 0.02
 _FEW = 1
+# Threads at most: as many jobs may be stuck at once before one that is not must wait. A guess, above what a node has
+# of pods; a thread that waits costs some ten KiB.
+_MOST = 256
+_PATIENCE = 3.0  # seconds that a thread beyond the resident ones waits for something to do, before it ends; a guess
 _Job = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
 class Workers:
-    """A small pool; calls beyond its size wait their turn, never the loop.
+    """A small pool that grows while all of it is stuck; calls beyond that wait their turn, never the loop.
 
     Not concurrent.futures': the end of its threads is waited for when Python exits, and one of ours may hang in
     the kernel, over a mount whose server is gone.
     """
 
-    def __init__(self, count: int, few: int = _FEW) -> None:
-        """At most `count` threads; no more than `few` work unless some are stuck."""
+    def __init__(self, count: int, few: int = _FEW, *, most: int = _MOST, patience: float = _PATIENCE) -> None:
+        """`count` threads stay; no more than `few` work unless some are stuck, and up to `most` while all are.
+
+        Those beyond `count` end once they were idle for `patience`, in seconds.
+        """
+        self._count = count
         self._few = few
+        self._most = most
+        self._patience = patience
+        # All have that of when the pool was made, before the daemon's own: a log program inherits its thread's.
+        self._priority = os.getpriority(os.PRIO_PROCESS, 0)
+        self._numbers = itertools.count()
         self._lock = threading.Lock()  # of all that follows
         self._jobs: deque[_Job] = deque()
         self._begun: dict[threading.Lock, float] = {}  # when those that work began their job
         self._idle: list[threading.Lock] = []  # the bells of those that wait; each is held until it is rung
         self._look_out: asyncio.TimerHandle | None = None
         self._stopping = False
-        self._threads = []
-        for number in range(count):
-            bell = threading.Lock()
-            bell.acquire()
-            self._idle.append(bell)
-            thread = threading.Thread(target=self._work, args=(bell,), name=f"worker-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._threads: set[threading.Thread] = set()
+        for _ in range(count):
+            self._idle.append(self._make())
 
     async def run(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """The function's result, computed in a worker; a caller that is cancelled leaves it running to its end."""
@@ -65,7 +78,8 @@ class Workers:
             self._stopping = True
             for bell in self._idle:
                 bell.release()
-        for thread in self._threads:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _room(self) -> bool:
@@ -75,12 +89,33 @@ class Workers:
 
     def _ring(self) -> bool:
         """Wake one, if there is room: the last to go idle, for what it needs is still in the processor's caches."""
-        if not self._idle or not self._room():
+        if not self._room():
             return False
-        bell = self._idle.pop()
+        bell = self._idle.pop() if self._idle else self._make_more()
+        if bell is None:
+            return False
         self._begun[bell] = time.monotonic()
         bell.release()
         return True
+
+    def _make(self) -> threading.Lock:
+        """A thread that waits for its bell; raises RuntimeError where the system lets us have no more."""
+        bell = threading.Lock()
+        bell.acquire()
+        name = f"worker-{next(self._numbers)}"
+        thread = threading.Thread(target=self._work, args=(bell,), name=name, daemon=True)
+        thread.start()
+        self._threads.add(thread)
+        return bell
+
+    def _make_more(self) -> "threading.Lock | None":
+        """One more, now that all there are, are stuck; None where there can be none."""
+        if self._stopping or len(self._threads) >= self._most:
+            return None
+        try:
+            return self._make()
+        except RuntimeError:
+            return None
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """While jobs wait, see whether those that work get on."""
@@ -93,13 +128,28 @@ class Workers:
     def _work(self, bell: threading.Lock) -> None:
         syscall.set_thread_name(threading.current_thread().name)
         namespace.unshare(_CLONE_FS)
-        while True:
-            bell.acquire()
+        with suppress(OSError):  # not privileged, and the daemon has made itself worse
+            os.setpriority(os.PRIO_PROCESS, 0, self._priority)
+        while self._wanted(bell):
             while (job := self._next(bell)) is not None:
                 _do(job)
                 del job  # nothing is kept alive while waiting
             if self._stopping:
                 return
+
+    def _wanted(self, bell: threading.Lock) -> bool:
+        """Wait for the bell; False if there are more than stay, and it was not rung for so long.
+
+        Whoever begins to wait while there are not waits for ever: of those there are never more than stay.
+        """
+        while not bell.acquire(timeout=self._patience if len(self._threads) > self._count else -1):
+            with self._lock:
+                # Else it is rung at this moment, or enough others have ended meanwhile.
+                if bell in self._idle and len(self._threads) > self._count and not self._stopping:
+                    self._idle.remove(bell)
+                    self._threads.remove(threading.current_thread())
+                    return False
+        return True
 
     def _next(self, bell: threading.Lock) -> _Job | None:
         """A job; without one, or where enough others work, the caller is idle from here on."""
