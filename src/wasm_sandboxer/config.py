@@ -84,8 +84,13 @@ class Config:
         Path(),
     )
     lenient_limits: bool = _key("run containers whose limits this host's control groups cannot hold", False)
-    compile_memory: int = _key("memory that compiling a module may take", 2 << 30, unit="size")
-    compile_timeout: float = _key("time that compiling a module may take", 120.0, unit="duration", least=0.1)
+    compile_memory: int = _key(
+        "memory that compiling a module may take; as many compile at a time as there are processors, at least two",
+        2 << 30, unit="size",
+    )  # fmt: skip
+    compile_timeout: float = _key(
+        "time that compiling a module may take, once it is its turn", 120.0, unit="duration", least=0.1
+    )
     store_size: int = _key(
         "compiled modules beyond this are removed, least recently used first", 4 << 30, unit="size"
     )
