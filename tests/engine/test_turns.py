@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import PATIENCE
-from wasm_sandboxer.engine.source import CompileBounds, ModuleSource
+from wasm_sandboxer.engine import choosing
+from wasm_sandboxer.engine.choosing import ChoosingEngine
+from wasm_sandboxer.engine.source import CompileBounds, ModuleSource, read_source
 from wasm_sandboxer.engine.store import ModuleStore
 from wasm_sandboxer.engine.wasmedge import tool
 from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed
+
+LARGE = "(module (func))"
 
 
 class SlowRunner:
@@ -71,3 +75,27 @@ def test_one_slow_module_never_holds_up_all_others() -> None:
     turn = CompileBounds().turn
     assert turn.acquire(blocking=False)
     assert turn.acquire(blocking=False)
+
+
+def test_few_large_sources_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "_LARGE", len(LARGE) - 1)
+    monkeypatch.setattr(choosing, "_LARGE_ONES", 2)
+    runner = SlowRunner()
+    wasmtime = WasmtimeEngine(ModuleStore(tmp_path / "root", "key"), runner=runner)
+    engine = ChoosingEngine(wasmtime, NotImplemented)
+    read: list[str] = []
+    monkeypatch.setattr(choosing, "read_source", lambda path, name: read.append(path.name) or read_source(path, name))
+    for number in range(6):
+        (tmp_path / f"large{number}.wat").write_text(LARGE)
+        (tmp_path / f"small{number}.wat").write_text(LARGE[:-1])
+    with ThreadPoolExecutor(12) as pool:
+        calls = [pool.submit(engine.load, path) for path in sorted(tmp_path.glob("*.wat"))]
+        while len(read) < 8:
+            assert not any(call.done() for call in calls)
+        time.sleep(0.1)  # for one too many to be read
+        assert sum(name.startswith("large") for name in read) == 2
+        runner.go.set()
+        for call in calls:
+            with pytest.raises(ModuleError, match="it never does"):
+                call.result(PATIENCE)
+    assert len(read) == 12

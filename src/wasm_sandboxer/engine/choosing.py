@@ -1,8 +1,10 @@
 """Both engines as one: wasmtime runs what it can, WasmEdge what only that can or what is said to run there."""
 
 import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _MOST_IMPORTS = 10_000  # that are looked at before an engine has seen the module
 _REMEMBERED = 1024  # modules whose imports were looked at
+# Sources in memory at a time that are larger than so many bytes: many may wait to be compiled. A guess.
+_LARGE, _LARGE_ONES = 16 << 20, 16
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Either: TypeAlias = Union[WasmtimeEngine, "WasmEdgeEngine"]
@@ -54,6 +58,7 @@ class ChoosingEngine:
         self._make_wasmedge = wasmedge
         self._preferred = preferred
         self._observe: LoadObserver = observe or (lambda source, seconds: None)  # noqa: ARG005  # nobody counts
+        self._large = threading.Semaphore(_LARGE_ONES)
         self._lock = threading.Lock()  # of what follows
         self._looked_at: dict[str, ImportItem | None] = {}
 
@@ -73,26 +78,32 @@ class ChoosingEngine:
         waiting: Waiting = None,
     ) -> Chosen[Program]:
         """The program with what runs it, and why; raises as `load`."""
-        source = self._read(path, name)
         choice = self._preferred if choice is EngineChoice.AUTO else choice
+        with self._source(path, name) as source:
 
-        def load(engine: Either) -> Program:
-            return engine.load(source, waiting=waiting)
+            def load(engine: Either) -> Program:
+                return engine.load(source, waiting=waiting)
 
-        chosen = self._choose(source, choice, load)
-        if choice is EngineChoice.AUTO and chosen.engine is EngineChoice.WASMTIME:
-            found = only_wasmedge(chosen.what.imports)  # of one in text, or by a type that wasmtime does not have
-            if found is not None:
-                return self._on_wasmedge(source.name, _because_of(found), load)
-        return chosen
+            chosen = self._choose(source, choice, load)
+            if choice is EngineChoice.AUTO and chosen.engine is EngineChoice.WASMTIME:
+                found = only_wasmedge(chosen.what.imports)  # of one in text, or by a type that wasmtime does not have
+                if found is not None:
+                    return self._on_wasmedge(source.name, _because_of(found), load)
+            return chosen
 
     def compile(
         self, path: Path, *, choice: EngineChoice = EngineChoice.AUTO, waiting: Waiting = None
     ) -> Chosen[Stored]:
         """See that the module is in the store, for the engine that would run it; raises as `load`."""
-        source = self._read(path, None)
         choice = self._preferred if choice is EngineChoice.AUTO else choice
-        return self._choose(source, choice, lambda engine: engine.compile(source, waiting=waiting))
+        with self._source(path, None) as source:
+            return self._choose(source, choice, lambda engine: engine.compile(source, waiting=waiting))
+
+    @contextmanager
+    def _source(self, path: Path, name: str | None) -> Iterator[ModuleSource]:
+        """The module's source for as long as it is needed; if it is large, once few enough others are."""
+        with self._large if _is_large(path) else nullcontext():
+            yield self._read(path, name)
 
     def _read(self, path: Path, name: str | None) -> ModuleSource:
         try:
@@ -139,6 +150,12 @@ class ChoosingEngine:
             return Chosen(what=act(self._wasmedge), engine=EngineChoice.WASMEDGE, reason=reason)
         except Unavailable as error:
             raise Unavailable(f"{name}: {reason}: {error}") from None
+
+
+def _is_large(path: Path) -> bool:
+    with suppress(OSError):  # which reading it will say
+        return os.stat(path).st_size > _LARGE  # noqa: PTH116  # the cheaper of the two
+    return False
 
 
 def _because_of(item: ImportItem) -> str:
