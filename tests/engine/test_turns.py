@@ -14,6 +14,7 @@ from wasm_sandboxer.engine import choosing
 from wasm_sandboxer.engine.choosing import ChoosingEngine
 from wasm_sandboxer.engine.source import CompileBounds, ModuleSource, read_source
 from wasm_sandboxer.engine.store import ModuleStore
+from wasm_sandboxer.engine.turns import Turns
 from wasm_sandboxer.engine.wasmedge import tool
 from wasm_sandboxer.engine.wasmedge.engine import WasmEdgeEngine
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
@@ -53,7 +54,7 @@ class SlowRunner:
 
 
 def test_both_engines_take_turns_to_compile(tmp_path: Path) -> None:
-    runner, bounds, pool = SlowRunner(), CompileBounds(turn=threading.Semaphore(3)), ThreadPoolExecutor(12)
+    runner, bounds, pool = SlowRunner(), CompileBounds(turns=Turns(3)), ThreadPoolExecutor(12)
     engines = (
         WasmtimeEngine(ModuleStore(tmp_path, "key"), bounds=bounds, runner=runner),
         WasmEdgeEngine(tmp_path, runner, binary=Path("/bin/true"), bounds=bounds, capacity=1 << 20),
@@ -71,10 +72,22 @@ def test_both_engines_take_turns_to_compile(tmp_path: Path) -> None:
     assert (runner.begun, runner.most) == (12, 3)
 
 
-def test_one_slow_module_never_holds_up_all_others() -> None:
-    turn = CompileBounds().turn
-    assert turn.acquire(blocking=False)
-    assert turn.acquire(blocking=False)
+def test_large_sources_leave_a_turn_for_small_ones() -> None:
+    turns, held, go = Turns(1), threading.Semaphore(0), threading.Event()
+
+    def compile_large() -> None:
+        with turns.take(2 << 20):
+            held.release()
+            assert go.wait(PATIENCE)
+
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(compile_large) for _ in range(3)]
+        assert held.acquire(timeout=PATIENCE)
+        with turns.take(1 << 20):
+            assert not held.acquire(timeout=0.1)
+        go.set()
+        for call in calls:
+            call.result(PATIENCE)
 
 
 def test_few_large_sources_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from wasm_sandboxer.engine import wasm
+from wasm_sandboxer.engine.turns import Turns
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
 from wasm_sandboxer.forking.jobs import Bounds, JobEnd, JobFailed
 from wasm_sandboxer.linux import files
@@ -19,22 +19,17 @@ from wasm_sandboxer.units import format_size
 MAX_SOURCE = 512 << 20
 
 
-def _turns() -> threading.Semaphore:
-    """As many as there are processors; never one alone, with which a slow module would hold up all others."""
-    return threading.Semaphore(max(2, len(os.sched_getaffinity(0))))
-
-
 @dataclass(frozen=True, kw_only=True)
 class CompileBounds:
     """What compiling one module may use, in bytes beyond the child's own and seconds; and how many compile at a time.
 
-    A compiler's child runs only while somebody holds a `turn` for it: any number at once would take all memory, each
-    within its bound. Whoever shares these bounds takes turns, whatever the engine; who waits uses no time meanwhile.
+    A compiler's child runs only while somebody has a turn for it. Who shares these bounds takes turns, whatever the
+    engine; who waits for one uses no time meanwhile.
     """
 
     memory: int = 2 << 30
     seconds: float = 120
-    turn: threading.Semaphore = field(default_factory=_turns, compare=False)
+    turns: Turns = field(default_factory=Turns, compare=False)
 
     @property
     def of_job(self) -> Bounds:

@@ -105,7 +105,7 @@ class WasmEdgeEngine:
 
     def _prepare(self, store: ModuleStore, binary: Binary, source: ModuleSource, waiting: Waiting) -> Held:
         with (
-            self._bounds.turn,
+            self._bounds.turns.take(len(source.data)),
             in_memory(source.data) as file,
             store.new_file(source.digest) as target,
             tempfile.TemporaryDirectory(prefix="wasm-sandboxer-") as scratch,

@@ -142,7 +142,11 @@ class WasmtimeEngine:
         return held
 
     def _compile(self, source: ModuleSource, waiting: Callable[[float], None] | None) -> Held:
-        with self._bounds.turn, in_memory(source.data) as file, self._store.new_file(source.digest) as target:
+        with (
+            self._bounds.turns.take(len(source.data)),
+            in_memory(source.data) as file,
+            self._store.new_file(source.digest) as target,
+        ):
             try:
                 answer = self._runner.run(compiling.JOB, b"", (file, target), self._bounds.of_job, waiting)
             except JobFailed as failure:
