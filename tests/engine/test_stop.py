@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -102,6 +103,28 @@ def test_a_guest_is_stopped_whatever_it_does(guests: Guests, doing: str) -> None
         assert await stop(await Started(guests, *DOING[doing]).begin()) < AT_ONCE
 
     in_loop(main())
+
+
+def test_stopping_many_tells_pythons_signal_handling_nothing(guests: Guests) -> None:
+    """Each byte in the loop's wake-up socket is one that a SIGTERM may find no room for."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+
+    async def main() -> None:
+        containers = [guests.container("sleep", "forever") for _ in range(30)]
+        for container in containers:
+            await container.start()
+        before = signal.set_wakeup_fd(theirs.fileno())
+        try:
+            await asyncio.gather(*(stop(container) for container in containers))
+        finally:
+            signal.set_wakeup_fd(before)
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
+
+    with ours, theirs:
+        in_loop(main())
 
 
 @pytest.mark.parametrize("text", [RANDOM, RECURSION, FILLING, POLLING], ids=["random", "recursion", "fill", "poll"])

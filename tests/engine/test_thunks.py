@@ -13,12 +13,16 @@ import pytest
 
 from wasm_sandboxer.engine import pool
 from wasm_sandboxer.engine.wasmtime import memories, thunks
+from wasm_sandboxer.linux import signals
 
 THUNKS = {
     "on_epoch": thunks.ON_EPOCH, "call": thunks.CALL, "count": thunks.COUNT, "transfer": thunks.TRANSFER,
     "wait": thunks.WAIT,
 }  # fmt: skip
-ALL = {**THUNKS, "charge": pool.CHARGE, "release": pool.RELEASE, "get": memories.GET, "grow": memories.GROW}
+ALL = {
+    **THUNKS, "charge": pool.CHARGE, "release": pool.RELEASE, "get": memories.GET, "grow": memories.GROW,
+    "nothing": signals.NOTHING,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

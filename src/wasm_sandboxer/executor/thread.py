@@ -40,15 +40,13 @@ _log = logging.getLogger(__name__)
 
 
 class ThreadExecutor:
-    """Starts guests on threads; see Executor. Made on the main thread, where signal handlers are set."""
+    """Starts guests on threads; see Executor."""
 
     def __init__(self, *, nice: int | None = None) -> None:
         """`nice` is the guests' priority, None the caller's own."""
         self._nice = nice
         threading.stack_size(STACK_SIZE)
-        # Without a handler the signal would end the process. Python installs it without SA_RESTART, so that a
-        # write it arrives in ends with EINTR.
-        signal.signal(WAKE_SIGNAL, lambda *_: None)
+        signals.only_interrupt(WAKE_SIGNAL)  # without a handler the kernel would drop it
 
     def prepare(
         self,
@@ -151,8 +149,8 @@ class ThreadExecution:
                 self._report(end.message)
             self._tell_loop(self._end, dataclasses.replace(end, cpu_time=time.thread_time()))
         finally:
-            # The engine gave the thread a stack for signals, which goes before the thread does: one that arrived
-            # in between would be the end of the whole process.
+            # There is nothing left to wake, and the thread's stacks, the engine's for signals among them, go before
+            # it does.
             signals.block(_WAKE)
 
     def _prepare(self) -> None:
