@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.support.bundles import Bundle
 from tests.support.cli import PROGRAM
 from tests.support.daemon import Daemon
 from tests.support.rpc import Client
+from wasm_sandboxer.api import admin_pb2
 
 ANNOTATIONS = {
     "io.kubernetes.cri.container-name": "sleeper",
@@ -71,6 +73,71 @@ def test_show_tells_all_of_a_container_by_id_or_name(
     assert int(shown["memory"]) > 0
     assert shown["preopens"][0]["guest"] == "/"
     assert f"id:              {sleeper}" in ask("show", "sleeper").stdout
+
+
+@pytest.mark.parametrize("verb", [("ps", "--all"), ("show",)])
+def test_json_has_every_field_and_numbers_as_numbers(
+    ask: Callable[..., "subprocess.CompletedProcess[str]"],
+    ttrpc: Client,
+    bundle: Callable[..., Bundle],
+    ident: str,
+    verb: tuple[str, ...],
+) -> None:
+    ttrpc.Create(id=ident, bundle=str(bundle().folder))
+    command = (*verb, "--json", *((ident,) if verb[0] == "show" else ()))
+    created = _json(ask(*command).stdout, ident)
+    ttrpc.Start(id=ident)
+    ttrpc.Wait(id=ident)
+    ended = _json(ask(*command).stdout, ident)
+    ttrpc.Delete(id=ident)
+    assert set(created) == set(ended) == {field.name for field in admin_pb2.Container.DESCRIPTOR.fields}
+    assert (created["started_at"], created["exited_at"], created["state"]) == (None, None, "created")
+    assert ended["exited_at"].startswith("20")
+    assert [ended[name] for name in ("exit_status", "memory", "memory_kills", "pod", "args")] == [0, 0, 0, "", []]
+    numbers = ("pid", "cpu_usec", "memory_peak", "memory_limit", "memory_resident", "threads", "execs")
+    assert {type(ended[name]) for name in numbers} == {int}
+
+
+def _json(text: str, ident: str) -> "dict[str, Any]":
+    """The object of this id, alone or as a line."""
+    found = [json.loads(text)] if text.startswith("{\n") else [json.loads(line) for line in text.splitlines()]
+    return next(each for each in found if each["id"] == ident)
+
+
+def test_show_tells_that_a_container_ended_with_0(
+    ask: Callable[..., "subprocess.CompletedProcess[str]"], ttrpc: Client, bundle: Callable[..., Bundle], ident: str
+) -> None:
+    ttrpc.Create(id=ident, bundle=str(bundle().folder))
+    assert "exit_status" not in ask("show", ident).stdout
+    ttrpc.Start(id=ident)
+    ttrpc.Wait(id=ident)
+    assert ["exit_status:", "0"] in [line.split() for line in ask("show", ident).stdout.splitlines()]
+    ttrpc.Delete(id=ident)
+
+
+def test_names_of_an_image_command_no_terminal(
+    ask: Callable[..., "subprocess.CompletedProcess[str]"], ttrpc: Client, bundle: Callable[..., Bundle], ident: str
+) -> None:
+    annotations = {name: f"{value}\nforged \x1b[2J\u202e" for name, value in ANNOTATIONS.items()}
+    made = bundle("sleep")
+    (made.root / "sleep.wasm").rename(made.root / "\x1b[31mX.wasm")
+    made.configure("/\x1b[31mX.wasm", "forever", "\x07\n", annotations=annotations)
+    ttrpc.Create(id=ident, bundle=str(made.folder))
+    ttrpc.Start(id=ident)
+    for verb in (
+        ("ps",),
+        ("show", ident),
+        ("stats", "--interval", "0.1"),
+        ("ps", "--json"),
+        ("show", ident, "--json"),
+    ):
+        lines = ask(*verb).stdout.splitlines()
+        assert all(line.isprintable() for line in lines), verb
+        assert not any(line.startswith("forged") for line in lines), verb
+    assert r"sleeper forged \x1b[2J\u202e" in ask("ps").stdout
+    ttrpc.Kill(id=ident, signal=9)
+    ttrpc.Wait(id=ident)
+    ttrpc.Delete(id=ident)
 
 
 def test_stats_measures_memory_and_cpu(ask: Callable[..., "subprocess.CompletedProcess[str]"], sleeper: str) -> None:

@@ -39,7 +39,7 @@ def ls(as_json: bool, root: Path | None) -> None:  # noqa: FBT001
         (
             entry.digest[:12],
             entry.facts.kind,
-            one_line(entry.facts.source),
+            entry.facts.source,
             format_size(entry.facts.source_size),
             format_size(entry.size),
             "in use" if entry.in_use else f"{format_duration(max(now - entry.last_used, 1))} ago",

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 import click
-from google.protobuf.json_format import MessageToDict
 
 from wasm_sandboxer.cli.client import address_option, listing
+from wasm_sandboxer.cli.fields import fields_of
 from wasm_sandboxer.cli.table import format_table
 from wasm_sandboxer.units import format_duration
 
@@ -23,7 +23,7 @@ def ps(everything: bool, as_json: bool, no_trunc: bool, address: Path) -> None: 
     found.sort(key=lambda each: -each.created_at.ToNanoseconds())
     if as_json:
         for each in found:
-            click.echo(json.dumps(MessageToDict(each, preserving_proto_field_name=True)))
+            click.echo(json.dumps(fields_of(each)))
         return
     now = time.time()
     rows = [
