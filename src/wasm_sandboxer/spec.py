@@ -6,6 +6,7 @@ Source: opencontainers/runtime-spec, config.md and config-linux.md.
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from typing import Any
 from wasm_sandboxer.errors import InvalidArgument
 
 _NO_ID = (1 << 32) - 1  # which the kernel takes for none
+_INT64 = (-1 << 63, (1 << 63) - 1)  # what the specification's numbers are, where it does not say uint64
+_UINT64 = (0, (1 << 64) - 1)
+_UMASK = (0, 0o7777)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a pair of surrogates, perhaps without the other
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"  # the annotation that CRI gives the containers of a pod
 
 # Mount types that make a Linux container's own system folders; a guest has no use for them.
@@ -151,7 +156,8 @@ def _process(table: "_Table") -> Process:
 
 
 def _user(table: "_Table") -> User:
-    uid, gid, umask = table.natural("uid"), table.natural("gid"), table.natural("umask")
+    uid, gid = table.integer("uid", *_UINT64), table.integer("gid", *_UINT64)
+    umask = table.integer("umask", *_UMASK)
     groups = table.list("additionalGids", int)
     if any(not 0 <= group < _NO_ID for group in (uid or 0, gid or 0, *groups)):
         raise InvalidArgument(f"{table.path} has an id that is none")
@@ -165,7 +171,7 @@ def _capabilities(table: "_Table", user: User) -> frozenset[str]:
 
 
 def _rlimit(table: "_Table") -> tuple[str, int, int]:
-    return table.string("type"), table.natural("soft") or 0, table.natural("hard") or 0
+    return table.string("type"), table.integer("soft", *_UINT64) or 0, table.integer("hard", *_UINT64) or 0
 
 
 def _netns(namespaces: "list[_Table]") -> str | None:
@@ -196,14 +202,14 @@ def _mount(table: "_Table") -> Mount:
 
 
 def _resources(table: "_Table") -> Resources:
-    limit = table.table("memory").integer("limit")
+    limit = table.table("memory").integer("limit", least=-1)  # which is none
     cpu = table.table("cpu")
     return Resources(
         memory=limit if limit is not None and limit > 0 else None,
-        cpu_shares=cpu.integer("shares") or None,  # 0 is how Go writes what was not said
+        cpu_shares=cpu.integer("shares", *_UINT64) or None,  # 0 is how Go writes what was not said
         cpu_quota=cpu.integer("quota") or None,
-        cpu_period=cpu.integer("period") or None,
-        cpu_burst=cpu.integer("burst"),
+        cpu_period=cpu.integer("period", *_UINT64) or None,
+        cpu_burst=cpu.integer("burst", *_UINT64),
         cpus=cpu.string("cpus") or None,
         mems=cpu.string("mems") or None,
         pids=table.table("pids").integer("limit") or None,
@@ -228,12 +234,30 @@ def _not_honoured(table: "_Table", linux: "_Table") -> list[str]:
 
 def _object(data: bytes, path: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode())  # which is strict, where json itself would let halves of a character pass
+        if _HALF.search(data):
+            _require_text(value, path)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidArgument(f"{path} must be an object")
     return value
+
+
+def _require_text(value: Any, path: str) -> None:
+    """Raise InvalidArgument for a string or name in it with half a character: it could be put into no message."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"{path} is no text: {value!r:.60} has half a pair of surrogates") from None
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _require_text(name, f"a name in {path}")
+            _require_text(item, f"{path}.{name}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _require_text(item, f"{path}[{index}]")
 
 
 class _Table:
@@ -264,23 +288,26 @@ class _Table:
 
     def strings(self, name: str) -> Mapping[str, str]:
         table = self.table(name)
-        return {sys.intern(key): table.string(key) for key in table._values}  # noqa: SLF001
+        return {sys.intern(key): table._text(key) for key in table._values}  # noqa: SLF001
 
     def string(self, name: str, default: str = "") -> str:
+        """Text for the kernel, which takes a NUL byte for its end."""
+        value = self._text(name, default)
+        if "\0" in value:
+            raise InvalidArgument(f"{self.path}.{name} has a NUL byte in it: {value!r:.60}")
+        return value
+
+    def _text(self, name: str, default: str = "") -> str:
         return sys.intern(self._get(name, str, default, "a string"))
 
     def boolean(self, name: str) -> bool:
         value: bool = self._get(name, bool, default=False, wanted="true or false")
         return value
 
-    def integer(self, name: str) -> int | None:
+    def integer(self, name: str, least: int = _INT64[0], most: int = _INT64[1]) -> int | None:
         value: int | None = self._get(name, int, None, "a whole number")
-        return value
-
-    def natural(self, name: str) -> int | None:
-        value = self.integer(name)
-        if value is not None and value < 0:
-            raise InvalidArgument(f"{self.path}.{name} must not be below zero, and is {value}")
+        if value is not None and not least <= value <= most:
+            raise InvalidArgument(f"{self.path}.{name} must be from {least} to {most}, not {value!r:.60}")
         return value
 
     def value(self, name: str) -> Mapping[str, Any]:

@@ -248,6 +248,29 @@ def test_no_link_leads_to_a_module_outside_the_image(creating_fails, bundle, out
         ({"root": {"readonly": "yes"}}, "root.readonly must be true or false"),
         ({"annotations": {"a": 1}}, "annotations.a must be a string"),
         ({"linux": {"resources": {"memory": {"limit": "1G"}}}}, "memory.limit must be a whole number"),
+        *(
+            ({"linux": {"resources": {"memory": {"limit": limit}}}}, f"memory.limit must be {words}")
+            for limit, words in (
+                (1 << 80, "from -1 to 9223372036854775807, not 1208925819614629174706176"),
+                (1 << 63, "from -1 to 9223372036854775807, not"),
+                (-2, "from -1 to 9223372036854775807, not -2"),
+                (1e6, "a whole number, not 1000000.0"),
+                (True, "a whole number, not True"),
+            )
+        ),
+        ({"linux": {"resources": {"cpu": {"shares": -1}}}}, "cpu.shares must be from 0 to 18446744073709551615"),
+        ({"linux": {"resources": {"pids": {"limit": 1 << 63}}}}, "pids.limit must be from -9223372036854775808 to"),
+        (
+            {"process": {"args": ["/hello.wasm", "\ud800"]}},
+            r"json.process.args[1] is no text: '\ud800' has half a pair",
+        ),
+        (
+            {"annotations": {"a\udc00": "x"}},
+            r"a name in config.json.annotations is no text: 'a\udc00' has half a pair",
+        ),
+        ({"linux": {"cgroupsPath": "/a\0b"}}, r"linux.cgroupsPath has a NUL byte in it: '/a\x00b'"),
+        ({"mounts": [{"destination": "/x\0", "type": "bind"}]}, "mounts[0].destination has a NUL byte in it"),
+        ({"hooks": [[{"x": "\udfff"}]]}, "config.json.hooks[0][0].x is no text"),
     ],
 )
 def test_a_specification_that_makes_no_sense_is_refused_with_its_place(creating_fails, bundle, change, words):
@@ -260,11 +283,25 @@ def test_a_specification_that_makes_no_sense_is_refused_with_its_place(creating_
 def test_what_is_no_specification_is_refused(creating_fails, bundle):
     made = bundle()
     config = made.folder / "config.json"
-    for content in (b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000):
+    for content in (b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"x": "\xed\xa0\x80"}'):
         config.write_bytes(content)
         assert "config.json" in creating_fails(made)
     config.unlink()
     assert "config.json: No such file" in creating_fails(made, StatusCode.NOT_FOUND)
+
+
+def test_a_character_may_be_written_as_its_two_halves(run, bundle):
+    made = bundle("args")
+    made.configure("/args.wasm", "\U0001f600", annotations={"\U0001f600": "\U0001f600"})
+    assert b"\\ud83d\\ude00" in (made.folder / "config.json").read_bytes()
+    assert "\U0001f600" in run(made)[1]
+
+
+@pytest.mark.parametrize("limit", [-1, 0, (1 << 63) - 1])
+def test_a_limit_on_memory_may_be_none_or_more_than_there_is(run, bundle, limit):
+    made = bundle()
+    made.configure("/hello.wasm", linux={"resources": {"memory": {"limit": limit}}})
+    assert run(made)[0] == 0
 
 
 def test_a_root_may_be_any_folder_and_is_not_changed_by_being_one(run, files, tmp_path):

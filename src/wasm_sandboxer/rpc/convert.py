@@ -81,7 +81,7 @@ def _pod_resources(pod: cri_pb2.PodSandboxConfig) -> dict[str, Any]:
     """The pod's own bounds, which the kubelet puts on all its containers together."""
     given = pod.linux.resources
     resources = Resources(
-        memory=given.memory_limit_in_bytes or None,
+        memory=given.memory_limit_in_bytes if given.memory_limit_in_bytes > 0 else None,
         cpu_shares=given.cpu_shares or None,
         cpu_quota=given.cpu_quota or None,
         cpu_period=given.cpu_period or None,
