@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.modules import binary
+from tests.support.rpc import Client
 from tests.support.wat import COUNTER, TERMINALS
 from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
 
@@ -276,6 +277,19 @@ def test_a_log_program_that_cannot_start_is_refused(ttrpc, bundle, ident, daemon
     folder = str(bundle().folder)
     assert words in refused(StatusCode.INVALID_ARGUMENT, ttrpc.Create, id=ident, bundle=folder, stdout=uri)
     assert daemon.streams() == before
+
+
+def test_a_log_program_cannot_speak_to_systemd_for_the_daemon(own_daemon, bundle, tmp_path):
+    daemon = own_daemon(environment={"WATCHDOG_USEC": "30000000", "LISTEN_FDS": "0", "KEPT": "as it is"})
+    daemon.start()
+    log = tmp_path / "log"
+    logger = make_logger(tmp_path, f"#!/bin/sh\nenv >{log}\nexec 5>&-\ncat <&3 >/dev/null\n")
+    with Client(daemon.task_listen) as client:
+        client.Create(id="x", bundle=str(bundle().folder), stdout=f"binary://{logger}")
+        client.Delete(id="x")
+    given = dict(line.split("=", 1) for line in log.read_text().splitlines())
+    assert {"PATH", "KEPT", "CONTAINER_ID", "CONTAINER_NAMESPACE"} <= set(given)
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "GRPC_EXPERIMENTS"} & set(given)
 
 
 def test_log_programs_that_are_not_ready_hold_up_no_others(ttrpc, sandboxes, bundle, ident, tmp_path):

@@ -13,6 +13,12 @@ from wasm_sandboxer.errors import InvalidArgument, Unavailable
 
 _STARTING = 10.0  # seconds it has to say that it is ready
 _ENDING = 12.0  # seconds it has to end after SIGTERM, as containerd grants
+# What is the daemon's alone: with the first few a program would speak to systemd in its name (sd_notify(3),
+# sd_listen_fds(3)), the last is what the daemon itself sets for its library.
+_OURS = frozenset({
+    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "MAINPID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+    "GRPC_EXPERIMENTS",
+})  # fmt: skip
 
 
 class LogProcess:
@@ -21,7 +27,8 @@ class LogProcess:
     def __init__(self, program: str, arguments: list[str], container: str, namespace: str) -> None:
         if not program.startswith("/"):
             raise InvalidArgument(f"stdout: binary://{program} must name a program by its absolute path")
-        env = {**os.environ, "CONTAINER_ID": container, "CONTAINER_NAMESPACE": namespace}
+        env = {name: value for name, value in os.environ.items() if name not in _OURS}
+        env |= {"CONTAINER_ID": container, "CONTAINER_NAMESPACE": namespace}
         with ExitStack() as theirs, ExitStack() as undo:
             ends = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
             (out_reader, out_writer), (err_reader, err_writer), (ready_reader, ready_writer) = ends
