@@ -336,6 +336,28 @@ def test_a_call_is_a_line_of_the_log(own_daemon, bundle):
         assert "/no/where/config.json" in calls["Create", "c2", "not_found"]["message"]
 
 
+@pytest.mark.parametrize("wire", ["ttrpc", "grpc"])
+def test_a_calls_line_names_the_sandbox_of_its_container(own_daemon, bundle, wire):
+    daemon = own_daemon("--log-format", "json")
+    made = bundle("sleep", "forever", annotations={"io.kubernetes.cri.sandbox-id": "pod"})
+    with daemon, controller(daemon.listen) as sandboxes:
+        sandboxes.Create(sandbox_id="pod")
+        sandboxes.Start(sandbox_id="pod")
+        with Client(daemon.task_listen if wire == "ttrpc" else daemon.listen, wire) as client:
+            client.Create(id="c1", bundle=str(made.folder))
+            client.Start(id="c1")
+            with pytest.raises(RpcError):
+                client.Start(id="c1")
+            client.State(id="c1")
+            client.Kill(id="c1", signal=9)
+            client.Wait(id="c1")
+            client.Delete(id="c1")
+        wait_for_log(daemon, '"Delete"')  # written once the answer is on its way
+        calls = [line for line in map(json.loads, daemon.log.splitlines()) if line.get("container") == "c1"]
+        assert {line["rpc"] for line in calls} == {"Create", "Start", "State", "Kill", "Wait", "Delete"}
+        assert [line for line in calls if line.get("sandbox") != "pod"] == []
+
+
 def test_nothing_in_a_request_can_forge_a_line_of_the_log(own_daemon, bundle):
     made = bundle("hello")
     made.configure("/nowhere\nerror forged\x1b[31m.wasm")

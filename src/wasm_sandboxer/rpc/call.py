@@ -24,6 +24,7 @@ class Context(Protocol):
     service: str
     method: str
     request: Any
+    sandbox: str
 
     @property
     def metadata(self) -> Any:
@@ -64,7 +65,7 @@ def log_call(context: Context, error: RpcError | None, seconds: float) -> None:
     fields = {
         "rpc": context.method,
         "namespace": next((context.metadata[key] for key in _NAMESPACE_KEYS if key in context.metadata), ""),
-        "sandbox": getattr(request, "sandbox_id", ""),
+        "sandbox": getattr(request, "sandbox_id", "") or context.sandbox,
         "container": getattr(request, "id", ""),
         "exec": getattr(request, "exec_id", ""),
         "outcome": "ok" if error is None else error.code.name.lower(),

@@ -5,6 +5,7 @@ A plain function answers at once and costs no task; it must not wait. A coroutin
 
 import asyncio
 import os
+from contextlib import suppress
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -16,7 +17,7 @@ from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.task import Task as DomainTask
 from wasm_sandboxer.core.task import TaskProcess
 from wasm_sandboxer.core.usage import task_usage
-from wasm_sandboxer.errors import InvalidArgument, Unsupported
+from wasm_sandboxer.errors import InvalidArgument, NotFound, Unsupported
 from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
 from wasm_sandboxer.rpc.convert import exit_status, state_response, stream_names, task_request, timestamp
 from wasm_sandboxer.rpc.dropped import Dropped
@@ -36,6 +37,7 @@ class Task:
         """Make a container ready."""
         await self._dropped.settle(namespace_of(context), request.id)
         task = await self._sandboxer.create_task(task_request(request, namespace_of(context)))
+        context.sandbox = task.sandbox
         return pb.CreateTaskResponse(pid=task.init.pid)
 
     @to_the_end
@@ -49,6 +51,8 @@ class Task:
         if request.exec_id:
             process = await self._task(request, context).delete_exec(request.exec_id)
         else:
+            with suppress(NotFound):  # it may be in the making, and is waited for
+                self._task(request, context)
             process = await self._sandboxer.delete_task(namespace_of(context), request.id)
         return pb.DeleteResponse(
             pid=process.pid, exit_status=exit_status(process), exited_at=timestamp(process.exited_at)
@@ -143,7 +147,9 @@ class Task:
         return Empty()
 
     def _task(self, request: Any, context: Context) -> DomainTask:
-        return self._sandboxer.task(namespace_of(context), request.id)
+        task = self._sandboxer.task(namespace_of(context), request.id)
+        context.sandbox = task.sandbox
+        return task
 
     def _process(self, request: Any, context: Context) -> TaskProcess:
         return self._task(request, context).process(request.exec_id)

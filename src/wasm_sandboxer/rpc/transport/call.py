@@ -17,7 +17,7 @@ __all__ = ["Call", "Handler", "Limits", "Method", "Observe", "Services", "Transl
 class Call:
     """One call, as its handler and the observer see it."""
 
-    __slots__ = ("deadline", "metadata", "method", "request", "service", "timeout")
+    __slots__ = ("deadline", "metadata", "method", "request", "sandbox", "service", "timeout")
 
     def __init__(self, service: str, method: str, metadata: Mapping[str, str]) -> None:
         self.service = service
@@ -26,6 +26,8 @@ class Call:
         """Keys in lower case; of a key that was sent several times, the first value."""
         self.request: Message | None = None
         """The method's request, once it could be read."""
+        self.sandbox = ""
+        """The sandbox it is about, where its request does not say that: the handler's to set, for the observer."""
         self.timeout: float | None = None
         """Seconds the client grants, from the call's arrival."""
         self.deadline: float | None = None
