@@ -136,6 +136,7 @@ def test_what_is_no_socket_is_not_removed(own_daemon, name):
     assert code == 2
     assert f"{getattr(daemon, name)} is in the way" in line
     assert getattr(daemon, name).read_text() == "precious"
+    assert not getattr(daemon, {"listen": "task_listen", "task_listen": "listen"}[name]).exists()
 
 
 @pytest.mark.parametrize("option", ["--listen", "--task-listen"])

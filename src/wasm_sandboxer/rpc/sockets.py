@@ -3,8 +3,8 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,17 @@ async def sockets(config: Config, controller: Any, task: Any, admin: Any, *, obs
     sandboxes = _methods(CONTROLLER, controller, controller.FROM_ANY_THREAD)
     ttrpc = TtrpcServer({TASK: tasks, ADMIN: _methods(ADMIN, admin)}, observe=observe, translate=translate)
     grpc = GrpcServer({CONTROLLER: sandboxes, TASK: tasks}, observe=observe, translate=translate)
-    await ttrpc.start(_bind(config.task_listen))
-    _clear(config.listen)
-    mask = os.umask(0o177)
-    try:
-        grpc.bind(config.listen)
-    except OSError:
-        raise Unavailable(f"cannot listen on {config.listen}") from None
-    finally:
-        os.umask(mask)
-    grpc.start()
-    try:
+    async with AsyncExitStack() as undo:
+        listening = _bind(config.task_listen, undo)
+        _bind_grpc(grpc, config.listen, undo)
+        await ttrpc.start(listening)
+        grpc.start()
+        undo.push_async_callback(_stop, ttrpc, grpc, config.shutdown_timeout * 0.1)
         yield
-    finally:
-        grace = config.shutdown_timeout * 0.1  # the ttrpc server may take that three times
-        await asyncio.gather(ttrpc.stop(grace), grpc.stop(grace))
-        for path in (config.listen, config.task_listen):
-            path.unlink(missing_ok=True)
+
+
+async def _stop(ttrpc: TtrpcServer, grpc: GrpcServer, grace: float) -> None:
+    await asyncio.gather(ttrpc.stop(grace), grpc.stop(grace))  # the first may take three times the grace period
 
 
 def _methods(service: str, handlers: Any, any_thread: frozenset[str] = frozenset()) -> dict[str, Method]:
@@ -72,18 +66,37 @@ def _methods(service: str, handlers: Any, any_thread: frozenset[str] = frozenset
     }
 
 
-def _bind(path: Path) -> socket.socket:
+def _bind(path: Path, undo: AsyncExitStack) -> socket.socket:
     _clear(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    undo.callback(listening.close)
+    try:
+        with _private():
+            listening.bind(str(path))
+    except OSError as error:
+        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from None
+    undo.callback(path.unlink, missing_ok=True)
+    return listening
+
+
+def _bind_grpc(grpc: GrpcServer, path: Path, undo: AsyncExitStack) -> None:
+    _clear(path)
+    try:
+        with _private():
+            grpc.bind(path)
+    except OSError:
+        raise Unavailable(f"cannot listen on {path}") from None
+    undo.callback(path.unlink, missing_ok=True)
+
+
+@contextmanager
+def _private() -> Iterator[None]:
+    """Files made meanwhile are their owner's alone."""
     mask = os.umask(0o177)
     try:
-        listening.bind(str(path))
-    except OSError as error:
-        listening.close()
-        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from None
+        yield
     finally:
         os.umask(mask)
-    return listening
 
 
 def _clear(path: Path) -> None:
