@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 from pathlib import Path
 
@@ -664,16 +663,14 @@ def test_a_device_in_an_image_or_volume_cannot_be_opened(run, files, tmp_path, w
     assert "device" in err
 
 
-def test_a_fifo_in_an_image_holds_up_nobody_but_who_reads_it(ttrpc, run, files, bundle, ident):
+def test_a_fifo_in_an_image_holds_up_nobody(ttrpc, run, files, bundle, ident):
     made = files("read", "/fifo")
     os.mkfifo(made.root / "fifo")
     ttrpc.Create(id=f"{ident}-x", bundle=str(made.folder))
     ttrpc.Start(id=f"{ident}-x")
     assert run(bundle("hello", name="other"))[0] == 0
-    ttrpc.Kill(id=f"{ident}-x", signal=signal.SIGKILL)
-    assert ttrpc.Wait(id=f"{ident}-x").exit_status in {137, 0, 1}
+    assert ttrpc.Wait(id=f"{ident}-x").exit_status == 1
     ttrpc.Delete(id=f"{ident}-x")
-    assert not Path(made.root / "fifo").is_file()
 
 
 def test_a_guest_cannot_swap_a_volumes_folder_to_reach_the_host(run, files, outside, tmp_path, ttrpc, ident, daemon):
