@@ -455,6 +455,26 @@ def test_a_process_that_the_kernel_kills_for_memory_is_out_of_it(
     until(lambda: "ended: out-of-memory with code 137" in daemon.log)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (0, 137)], ids=["stopped", "killed-by-others"])
+def test_a_kill_for_memory_is_that_process_end_and_no_others(
+    start: Callable[..., tuple[int, Bundle]], ttrpc: Client, ident: str, daemon: Daemon, number: int, code: int
+) -> None:
+    linux = {"cgroupsPath": f"/wst-{ident}", "resources": {"memory": {"limit": 40 << 20}}}
+    pid, made = start("sleep", "forever", annotations={ISOLATION: "process"}, linux=linux)
+    made.add("memhog")
+    for name in ("one", "two"):
+        ttrpc.Exec(id=ident, exec_id=name, spec=process({"args": ["/memhog.wasm", "39"], "cwd": "/"}))
+        ttrpc.Start(id=ident, exec_id=name)
+        assert ttrpc.Wait(id=ident, exec_id=name).exit_status == 137
+    until(lambda: daemon.log.count(f"container {ident} exec two ended: out-of-memory with code 137"))
+    if number:
+        ttrpc.Kill(id=ident, signal=number)
+    else:
+        os.kill(pid, signal.SIGKILL)
+    assert ttrpc.Wait(id=ident).exit_status == code
+    until(lambda: f"container {ident} ended: stopped with code {code}" in daemon.log)
+
+
 # ---- network
 
 

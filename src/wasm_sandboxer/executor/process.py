@@ -325,9 +325,11 @@ class ProcessExecution:
     def _kernels_word(self, status: int) -> Exit:
         """The end of a process that says nothing of it, by its wait status."""
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        if number == signal.SIGKILL and self._count_kills() > self._kills:
+        if self._stopped:  # whatever else its group's counter has counted
+            return Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED)
+        if number == signal.SIGKILL and self._is_killed_for_memory():
             return Exit(code=OOM_EXIT_CODE, reason=Reason.OUT_OF_MEMORY, message="the kernel ended it: out of memory")
-        if self._stopped or number == signal.SIGKILL:
+        if number == signal.SIGKILL:
             return Exit(code=OOM_EXIT_CODE, reason=Reason.STOPPED)
         code = 128 + number if number else os.WEXITSTATUS(status)
         if is_external(self._program):
@@ -335,6 +337,19 @@ class ProcessExecution:
         if number:
             return Exit(code=code, reason=Reason.TRAPPED, message=f"its process was ended by signal {number}")
         return Exit(code=TRAP_EXIT_CODE, reason=Reason.FAILED, message="its process ended without a word")
+
+    def _is_killed_for_memory(self) -> bool:
+        """Whether the kernel has killed one more in its group than are known of; that is known from here on.
+
+        The kernel counts them for the whole group, in which the container's other processes are as well.
+        """
+        if self._group is None:
+            return False
+        known = max(self._kills, self._group.told_kills)
+        if self._count_kills() <= known:
+            return False
+        self._group.told_kills = known + 1
+        return True
 
     def _count_kills(self) -> int:
         with suppress(OSError):

@@ -33,6 +33,9 @@ class ProcessGroup(Group, Protocol):
     made: list[Path]
     """The folders around it that had to be made so far."""
 
+    told_kills: int
+    """How many of its kills() its owner knows the processes of."""
+
     def limit_memory(self, limit: int | None) -> None:
         """Set the bound on memory in bytes; None for none."""
 
@@ -77,6 +80,7 @@ class V1Processes:
         self._path = path
         self._folders = {name: root / path for name, root in roots.items()}
         self._counters = Counters(budget)
+        self.told_kills = 0
         self.made: list[Path] = []
         for name, root in roots.items():
             if name != "cpuset":  # in which a group must be given processors before anybody may enter
@@ -171,6 +175,7 @@ class V2Processes:
     def __init__(self, root: Path, path: PurePosixPath, budget: Budget) -> None:
         self._folder = root / path
         self._counters = Counters(budget)
+        self.told_kills = 0
         self.made = _make_parents(root, path)
         for parent in (root, *(root / each for each in reversed(path.parents[:-1]))):
             _enable(parent)
