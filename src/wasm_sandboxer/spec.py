@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wasm_sandboxer.errors import InvalidArgument
@@ -82,7 +82,7 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """The limits that apply to a guest, in the spec's own units; None is what was not said."""
+    """The limits that apply to a guest, in the spec's own units; None is what was not said, below 0 no limit."""
 
     memory: int | None = None
     cpu_shares: int | None = None
@@ -92,6 +92,15 @@ class Resources:
     cpus: str | None = None
     mems: str | None = None
     pids: int | None = None
+
+    @property
+    def most_memory(self) -> int | None:
+        """Bytes; None where there is no limit, or nothing was said."""
+        return None if self.memory is None or self.memory < 0 else self.memory
+
+    def updated(self, given: "Resources") -> "Resources":
+        """These, with what is said there."""
+        return replace(self, **{name: value for name, value in vars(given).items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +211,10 @@ def _mount(table: "_Table") -> Mount:
 
 
 def _resources(table: "_Table") -> Resources:
-    limit = table.table("memory").integer("limit", least=-1)  # which is none
-    cpu = table.table("cpu")
+    memory, cpu = table.table("memory"), table.table("cpu")
     return Resources(
-        memory=limit if limit is not None and limit > 0 else None,
-        cpu_shares=cpu.integer("shares", *_UINT64) or None,  # 0 is how Go writes what was not said
+        memory=memory.integer("limit", least=-1) or None,  # 0 is how Go writes what was not said
+        cpu_shares=cpu.integer("shares", *_UINT64) or None,
         cpu_quota=cpu.integer("quota") or None,
         cpu_period=cpu.integer("period", *_UINT64) or None,
         cpu_burst=cpu.integer("burst", *_UINT64),

@@ -17,7 +17,7 @@ def derive_guest(
 ) -> Guest:
     """The guest of a container whose root file system is at `root`."""
     preopens = (Preopen(host=root, guest="/"), *volumes)
-    limits = Limits(memory=spec.resources.memory or default_memory or None)
+    limits = Limits(memory=spec.resources.most_memory or default_memory or None)
     base = Guest(module=Path(), argv=("",), preopens=preopens, limits=limits, network=network)
     return with_process(base, spec.process)
 

@@ -4,7 +4,7 @@ Made in worker threads; which there are may be asked by any.
 """
 
 import threading
-from dataclasses import replace
+from contextlib import ExitStack
 
 from wasm_sandboxer.core.groups import Groups, limits_of
 from wasm_sandboxer.core.process_groups import ProcessGroups
@@ -28,7 +28,7 @@ class Homes:
         path: str,
         resources: Resources,
     ) -> None:
-        """`sandbox` is the pod's group of threads, `path` the spec's cgroupsPath."""
+        """`sandbox` is the pod's group of threads, `path` the spec's cgroupsPath; `resources` are those of now."""
         self.threads: Group | None = None
         self.processes: ProcessGroup | None = None
         self._groups = groups
@@ -38,7 +38,7 @@ class Homes:
         self._what = f"container {ident}"
         self._sandbox = sandbox
         self._path = path
-        self._resources = resources
+        self.resources = resources
         self._lock = threading.Lock()
         self._closed = False
 
@@ -47,7 +47,7 @@ class Homes:
         with self._lock:
             self._require_open()
             if self.threads is None:
-                limits = limits_of(self._resources)
+                limits = limits_of(self.resources)
                 self.threads = self._groups.container(self._sandbox, self._namespace, self._ident, limits)
             return self.threads
 
@@ -58,18 +58,20 @@ class Homes:
         with self._lock:
             self._require_open()
             if self.processes is None:
-                self.processes = self._process_groups.make(self._path, self._resources, self._what)
+                self.processes = self._process_groups.make(self._path, self.resources, self._what)
             return self.processes
 
     def change(self, resources: Resources) -> None:
-        """Set what these bounds say, in both; raises a domain error."""
-        with self._lock:
-            given = {name: value for name, value in vars(resources).items() if value is not None}
+        """Set what these bounds say, in both; raises a domain error, and all is as it was."""
+        with self._lock, ExitStack() as undo:
             if self.threads is not None:
+                undo.callback(self.threads.keep_bounds())
                 self._groups.change(self.threads, limits_of(resources), self._what)
             if self.processes is not None:
+                undo.callback(self.processes.keep_bounds())
                 self._process_groups.change(self.processes, resources, self._what)
-            self._resources = replace(self._resources, **given)
+            undo.pop_all()
+            self.resources = self.resources.updated(resources)
 
     def close(self) -> None:
         """Remove both."""

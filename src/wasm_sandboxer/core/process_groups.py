@@ -65,7 +65,7 @@ class ProcessGroups:
         try:
             group.apply(replace(limits_of(resources), pids=resources.pids))
             if resources.memory is not None:
-                group.limit_memory(resources.memory)
+                group.limit_memory(resources.most_memory)
         except OSError as error:
             if not self._lenient:
                 raise WasmSandboxerError(f"the kernel refuses the limits of {what}: {error}") from None

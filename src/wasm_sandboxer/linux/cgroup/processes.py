@@ -9,7 +9,7 @@ Path"; systemd.slice(5) for slices' names.
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -19,6 +19,7 @@ from wasm_sandboxer.linux.cgroup import charges
 from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, read, table, write
 from wasm_sandboxer.linux.cgroup.host import Hierarchies
 from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Usage
+from wasm_sandboxer.linux.cgroup.saved import saved
 from wasm_sandboxer.linux.cgroup.v1 import V1Group
 from wasm_sandboxer.linux.cgroup.v2 import V2Group
 
@@ -106,7 +107,12 @@ class V1Processes:
 
     def limit_memory(self, limit: int | None) -> None:
         """See ProcessGroup."""
-        self._write("memory", "memory.limit_in_bytes", "-1" if limit is None else str(limit))
+        if limit is not None or "memory" in self._folders:
+            self._write("memory", "memory.limit_in_bytes", "-1" if limit is None else str(limit))
+
+    def keep_bounds(self) -> Callable[[], None]:
+        """See Group."""
+        return saved(self._folders.values())
 
     def add_thread(self, tid: int) -> None:
         """See Group: a process, by its id."""
@@ -193,6 +199,10 @@ class V2Processes:
     def limit_memory(self, limit: int | None) -> None:
         """See ProcessGroup."""
         write(f"{self._folder}/memory.max", "max" if limit is None else str(limit))
+
+    def keep_bounds(self) -> Callable[[], None]:
+        """See Group."""
+        return saved([self._folder])
 
     def add_thread(self, tid: int) -> None:
         """See Group: a process, by its id."""

@@ -1,6 +1,6 @@
 """What a group is, whatever the version of the hierarchy: limits in v1's units, as the runtime spec has them."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -102,6 +102,9 @@ class Group(Protocol):
 
     def apply(self, limits: GroupLimits) -> None:
         """Set bounds, of a running group too."""
+
+    def keep_bounds(self) -> Callable[[], None]:
+        """What puts its bounds back as they are now; that never raises."""
 
     def add_thread(self, tid: int) -> None:
         """Move a thread of this process here."""

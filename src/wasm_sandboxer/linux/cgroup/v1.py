@@ -6,7 +6,7 @@ Source: kernel documentation, admin-guide/cgroup-v1.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from cgroupspy.controllers import Controller, CpuController, CpuSetController
 
 from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, read, table, write
 from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
+from wasm_sandboxer.linux.cgroup.saved import saved
 
 CONTROLLERS = ("cpu", "cpuacct", "pids", "cpuset")
 
@@ -61,6 +62,10 @@ class V1Group:
             for tid in self.threads() if new else ():  # those that run already
                 with suppress(ProcessLookupError):
                     write(f"{self._folders['cpuset']}/tasks", str(tid))
+
+    def keep_bounds(self) -> Callable[[], None]:
+        """See Group."""
+        return saved(self._folders.values())
 
     def add_thread(self, tid: int) -> None:
         """See Group."""

@@ -5,11 +5,13 @@ cgroupspy knows version 1 alone, and a handful of files needs no library.
 Source: kernel documentation, admin-guide/cgroup-v2, "Threads".
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, table
 from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
+from wasm_sandboxer.linux.cgroup.saved import saved
 
 _DEFAULT_PERIOD = 100_000
 
@@ -56,6 +58,10 @@ class V2Group:
             self._write("cpuset.mems", limits.mems)
         if limits.pids is not None:
             self._write("pids.max", "max" if limits.pids < 0 else str(limits.pids))
+
+    def keep_bounds(self) -> Callable[[], None]:
+        """See Group."""
+        return saved([self._folder])
 
     def add_thread(self, tid: int) -> None:
         """See Group."""
