@@ -255,6 +255,18 @@ def test_memory_is_bounded_by_the_engine_and_the_kernel(run, on_wasmedge, ident)
     assert b"refused" not in out
 
 
+def test_it_cannot_have_more_memory_than_it_was_made_with(ttrpc, ident, start, on_wasmedge, refused):
+    linux = {"cgroupsPath": f"/wst-{ident}", "resources": {"memory": {"limit": 128 << 20}}}
+    start(on_wasmedge("sleep", "forever", linux=linux))
+    for more in (256 << 20, -1):
+        limits = AnyMessage(type_url=typeurl.LINUX_RESOURCES, value=b'{"memory": {"limit": %d}}' % more)
+        words = refused(StatusCode.FAILED_PRECONDITION, ttrpc.Update, id=ident, resources=limits)
+        assert f"{ident} cannot have more memory while it runs" in words
+        assert "was given 128 MiB for good" in words
+    less = AnyMessage(type_url=typeurl.LINUX_RESOURCES, value=b'{"memory": {"limit": %d}}' % (100 << 20))
+    ttrpc.Update(id=ident, resources=less)
+
+
 def test_execs_choose_for_themselves(ttrpc, ident, start, bundle, on_wasmedge):
     made = on_wasmedge("sleep", "forever")
     made.add("socket-server", "exit")

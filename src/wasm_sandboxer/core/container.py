@@ -12,11 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Program
+from wasm_sandboxer.engine.protocol import Program, is_external
+from wasm_sandboxer.errors import FailedPrecondition
 from wasm_sandboxer.executor.protocol import Execution, Executor
 from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 from wasm_sandboxer.lifecycle import Action, State, action_of, exit_code_of
 from wasm_sandboxer.linux.cgroup.protocol import Place
+from wasm_sandboxer.units import format_size
 
 
 class Container:
@@ -112,6 +114,22 @@ class Container:
             if not starting:
                 self.state.require("resume", f"container {self.id}")
             self._resume()
+
+    def require_room_for(self, limit: int | None) -> None:
+        """Raise FailedPrecondition if it cannot be given as much memory as that while it lives."""
+        most = self.guest.limits.memory
+        if self.exit.done() or most is None or not is_external(self._program):
+            return
+        if limit is None or limit > most:
+            raise FailedPrecondition(
+                f"{self.id} cannot have more memory while it runs: a native command runs it, and was given "
+                f"{format_size(most)} for good when it was made; make its container anew"
+            )
+
+    def limit_memory(self, limit: int | None) -> None:
+        """Hold it to so many bytes of memory from now on, where the pool that it was given does not."""
+        if self._execution is not None and not self.exit.done():
+            self._execution.limit_memory(limit)
 
     def cpu_time(self) -> float:
         """Seconds of CPU used so far."""

@@ -129,6 +129,11 @@ class Task:
         except KeyError:
             raise NotFound(f"no exec {exec_id} in container {self.id}") from None
 
+    @property
+    def resources(self) -> Resources | None:
+        """Its bounds; None for one that has ended."""
+        return self.homes.resources if self.homes is not None and not self.init.run.exit.done() else None
+
     async def start(self, exec_id: str) -> int:
         """Start a process; its thread's id. The start event goes out before the exit event can."""
         process = self.process(exec_id)
@@ -208,16 +213,21 @@ class Task:
         self._publish(Topic.RESUMED)
 
     async def update(self, resources: Resources) -> None:
-        """Change limits, at once. Memory that guests have already is not taken from them: they get no more."""
+        """Change limits, at once, all or none. Memory that guests have is not taken from them: they get no more."""
         self.init.run.state.require("update", f"container {self.id}")
+        if resources.memory is not None:
+            for each in (self.init, *self.execs.values()):
+                each.run.require_room_for(resources.most_memory)
         if self.homes is not None:
             await self.tools.workers.run(self.homes.change, resources)
         if resources.pids is not None:
             self.most_processes = resources.pids
         if resources.memory is not None:
-            self.pool.limit = resources.memory
-            limits = dataclasses.replace(self.guest.limits, memory=resources.memory)
+            self.pool.limit = resources.most_memory
+            limits = dataclasses.replace(self.guest.limits, memory=resources.most_memory)
             self.guest = dataclasses.replace(self.guest, limits=limits)
+            for each in (self.init, *self.execs.values()):
+                each.run.limit_memory(resources.most_memory)
 
     async def delete_exec(self, exec_id: str) -> TaskProcess:
         """Forget an exec that has not started or has ended."""

@@ -126,6 +126,17 @@ class MemoryPool:
         self._words[PARENT // _WORD] = parent.address if parent is not None else 0
         self.limit = limit
 
+    @classmethod
+    def at(cls, what: str, address: int) -> "MemoryPool":
+        """One whose words lie where somebody else keeps them, as they are; without a parent."""
+        pool = cls.__new__(cls)
+        pool.what = what
+        pool.parent = None
+        # Safe: the caller keeps SIZE bytes there as long as anybody may charge the pool.
+        pool._words = (ctypes.c_uint64 * (SIZE // _WORD)).from_address(address)  # noqa: SLF001
+        pool.address = address
+        return pool
+
     @property
     def limit(self) -> int | None:
         """The most there may be, in bytes. One that is set below what is used refuses growth, and takes nothing."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Carried, Command, Kind
+from wasm_sandboxer.engine.shared_limit import pool_in
 from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
 from wasm_sandboxer.engine.wasmtime.loading import unpack_luggage, unpack_program
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
@@ -85,8 +86,9 @@ class GuestProcesses:
         if program.kind is Kind.COMPONENT:  # a core module's shim knows how to wait by itself
             settle_input(0, _WRITERS_PATIENCE)
         syscall.set_thread_name(given.name)
+        pool = pool_in(doors.pop("limit")) if "limit" in doors else None
         give_up_the_rest(given.enclosure, doors)
-        control = program.control(given.guest, stdio, None)
+        control = program.control(given.guest, stdio, pool)
         return program.run(given.guest, stdio, control, lambda: tell(assignment.ready()))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Program, is_external, is_portable
+from wasm_sandboxer.engine.shared_limit import SharedLimit
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.executor.assignment import PROCESS, Assignment
@@ -55,10 +56,10 @@ class ProcessExecutor:
         place: Place | None = None,
         pool: MemoryPool | None = None,
     ) -> "ProcessExecution":
-        """See Executor. The kernel counts the memory of a process by itself."""
-        del pool
+        """See Executor. The kernel counts the memory of a process by itself: only the pool's limit is taken."""
         confinement = self._confinement or Confinement(guest=guest)
-        return ProcessExecution(self._forks, program, confinement, stdio, name, place)
+        memory = guest.limits.memory if pool is None else pool.limit
+        return ProcessExecution(self._forks, program, confinement, stdio, name, place, memory)
 
 
 class ProcessExecution:
@@ -72,7 +73,9 @@ class ProcessExecution:
         stdio: Stdio,
         name: str,
         place: Place | None,
+        memory: int | None,
     ) -> None:
+        """`memory` is the engine's bound; a native command has its own."""
         self._loop = asyncio.get_running_loop()
         self._forks = forks
         self._program = program
@@ -82,6 +85,8 @@ class ProcessExecution:
         self._command = confinement.command
         if self._command is None and is_external(program):
             self._command = program.command(confinement.guest)
+        self._memory = memory
+        self._limit: SharedLimit | None = None  # once it is asked for
         self._kills = 0  # of its group's processes, before it began
         self._stdio = stdio
         self._name = name
@@ -124,6 +129,12 @@ class ProcessExecution:
     def resume(self) -> None:
         """See Execution."""
         self._signal(signal.SIGCONT)
+
+    def limit_memory(self, limit: int | None) -> None:
+        """See Execution."""
+        self._memory = limit
+        if self._limit is not None:
+            self._limit.set(limit)
 
     def cpu_time(self) -> float:
         """See Execution."""
@@ -195,6 +206,10 @@ class ProcessExecution:
             doors |= {str(number): fd for number, fd in enumerate(self._command.descriptors, FIRST_DESCRIPTOR)}
         elif is_portable(self._program):
             doors["code"] = self._program.carry().code
+            self._drop_limit()  # of a child that died before it had the guest
+            self._limit = SharedLimit(self._memory)
+            undo.callback(self._limit.close_fd)
+            doors["limit"] = self._limit.fd
         return doors
 
     def _assignment(self, doors: tuple[str, ...]) -> bytes:
@@ -211,6 +226,7 @@ class ProcessExecution:
 
     def _listen(self, line: Line) -> None:
         if self.ended.done():  # it was stopped meanwhile
+            self._drop_limit()
             line.close()
             return
         self._line = line
@@ -383,7 +399,13 @@ class ProcessExecution:
         if not self._began.done():
             self._began.set_result(None)
 
+    def _drop_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.close()
+            self._limit = None
+
     def _hang_up(self) -> None:
+        self._drop_limit()
         if self._line is not None:
             self._loop.remove_reader(self._line.status)
             self._loop.remove_reader(self._line.answers)

@@ -42,6 +42,13 @@ def map_private(address: int, length: int, fd: int, offset: int) -> None:
     check(-1 if mapped == _FAILED else 0, "mmap")
 
 
+def map_shared(length: int, fd: int) -> int:
+    """The address at which a file's first pages are shown, shared with whoever else maps it; raises OSError."""
+    address: int = libc.mmap(0, length, _PROT_READ | _PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+    check(-1 if address == _FAILED else 0, "mmap")
+    return address
+
+
 def unmap(address: int, length: int) -> None:
     """Give a range back; raises OSError."""
     check(libc.munmap(address, length), "munmap")
