@@ -3,7 +3,8 @@
 Made when it starts and removed with it. In worker threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from wasm_sandboxer.bundle.identity import forget_files, remove_files, write_files
@@ -37,6 +38,15 @@ class Equipment:
             if not record.started:  # else its containers have the files, if it has no group
                 remove_files(folder)
             raise
+
+    def bound(self, record: SandboxRecord, group: Group, resources: Resources) -> Callable[[], None]:
+        """Set a sandbox's bounds; what puts back those of before. Raises a domain error, and all is as it was."""
+        with ExitStack() as undo:
+            put_back = group.keep_bounds()
+            undo.callback(put_back)
+            self._groups.change(group, limits_of(resources), f"sandbox {record.id}")
+            undo.pop_all()
+        return put_back
 
     def remove(self, record: SandboxRecord, group: Group | None) -> None:
         """Remove them."""

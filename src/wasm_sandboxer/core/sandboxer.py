@@ -21,6 +21,7 @@ from wasm_sandboxer.core.events import Event, Topic
 from wasm_sandboxer.core.housing import Surroundings
 from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.records import Records
+from wasm_sandboxer.core.resizing import raised
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord, SandboxView
 from wasm_sandboxer.core.task import Request, Task, TaskProcess, dead_task, prepare
 from wasm_sandboxer.core.tools import Tools
@@ -114,6 +115,12 @@ class Sandboxer:
         async with self._turn(sandbox):
             await self._remove(sandbox)
 
+    async def update_sandbox(self, namespace: str, ident: str, resources: Resources) -> None:
+        """Change what its containers may have together; raises a domain error, and all is as it was."""
+        sandbox = self.sandbox(namespace, ident)
+        async with self._turn(sandbox):
+            await self._bound(sandbox, Resources(**sandbox.record.resources).updated(resources))
+
     def sandbox(self, namespace: str, ident: str) -> Sandbox:
         """The sandbox; raises NotFound. The look-up is for any thread, its answer for the loop's."""
         try:
@@ -165,6 +172,25 @@ class Sandboxer:
             )
         )  # fmt: skip
         return task
+
+    async def update_task(self, namespace: str, ident: str, resources: Resources) -> None:
+        """Change a container's limits, and its pod's where they would not let it have that; all or none of it."""
+        task = self.task(namespace, ident)
+        sandbox = self._sandboxes.get((namespace, task.sandbox))
+        before = task.resources
+        if sandbox is None or before is None:
+            await task.update(resources)
+            return
+        async with self._turn(sandbox):
+            others = [each.resources for each in sandbox.tasks.values() if each is not task]
+            pod = sandbox.record.resources
+            more = raised(Resources(**pod), [each for each in others if each], before, before.updated(resources))
+            await self._bound(sandbox, more)
+            try:
+                await task.update(resources)
+            except BaseException:
+                await self._bound(sandbox, Resources(**pod))
+                raise
 
     async def delete_task(self, namespace: str, ident: str) -> TaskProcess:
         """Take a container down that has ended or never ran; raises NotFound, FailedPrecondition.
@@ -273,6 +299,25 @@ class Sandboxer:
         await self._tools.workers.run(self._equipment.remove, sandbox.record, sandbox.group)
         self._records.remove("sandboxes", namespace, ident)
         del self._sandboxes[namespace, ident]
+
+    async def _bound(self, sandbox: Sandbox, resources: Resources) -> None:
+        """Have other bounds hold for a sandbox whose turn it is, and be recorded; nothing, if those hold already."""
+        if resources == Resources(**sandbox.record.resources):
+            return
+        given = {name: value for name, value in asdict(resources).items() if value is not None}
+        record = dataclasses.replace(sandbox.record, resources=given)
+        run = self._tools.workers.run
+        put_back = await run(self._equipment.bound, record, sandbox.group, resources) if sandbox.group else None
+        if record.started:
+            try:
+                self._keep(record)
+            except BaseException:
+                if put_back is not None:
+                    await run(put_back)
+                raise
+        sandbox.record = record
+        sandbox.pool.limit = resources.most_memory
+        sandbox.show()
 
     async def _end(self, task: Task) -> None:
         await task.end()
@@ -385,7 +430,7 @@ class Sandboxer:
         self._tools.publish(Event(topic=Topic.EXIT, namespace=namespace, container=ident, details=details))
 
     def _new_sandbox(self, record: SandboxRecord) -> Sandbox:
-        limit = Resources(**record.resources).memory
+        limit = Resources(**record.resources).most_memory
         return Sandbox(record, MemoryPool("its pod's", limit, self._tools.pool))
 
     def _keep(self, record: SandboxRecord) -> None:

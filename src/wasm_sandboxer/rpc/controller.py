@@ -11,7 +11,7 @@ from wasm_sandboxer.core.sandbox import Sandbox, SandboxView
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.usage import sandbox_usage
 from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
-from wasm_sandboxer.rpc.convert import platform_message, sandbox_record, timestamp
+from wasm_sandboxer.rpc.convert import platform_message, sandbox_record, timestamp, updated_resources
 from wasm_sandboxer.rpc.metrics import metrics_message
 
 TASK_VERSION = 3
@@ -100,9 +100,12 @@ class Controller:
             metrics=types_pb2.Metric(timestamp=timestamp(time.time()), id=sandbox.id, data=data)
         )
 
-    def Update(self, request: pb.ControllerUpdateRequest, context: Context) -> pb.ControllerUpdateResponse:
-        """Take over what changed of the pod: nothing that is kept here."""
+    @to_the_end
+    async def Update(self, request: pb.ControllerUpdateRequest, context: Context) -> pb.ControllerUpdateResponse:
+        """Take over what changed of the pod: its bounds, and nothing else that is kept here."""
         self._sandbox(request, context)
+        if (resources := updated_resources(request)) is not None:
+            await self._sandboxer.update_sandbox(namespace_of(context), request.sandbox_id, resources)
         return pb.ControllerUpdateResponse()
 
     def _sandbox(self, request: Any, context: Context) -> Sandbox:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,6 +26,7 @@ STATES = {
     State.PAUSED: task_types_pb2.PAUSED,
     State.STOPPED: task_types_pb2.STOPPED,
 }
+_UPDATED = "updated-resources"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _EVENTS: dict[Topic, type[Message]] = {
     Topic.CREATE: task_events_pb2.TaskCreate,
@@ -67,7 +69,7 @@ def sandbox_record(request: sandbox_pb2.ControllerCreateRequest, namespace: str)
         netns_path=request.netns_path,
         cgroup_parent=pod.linux.cgroup_parent,
         name=pod.metadata.name,
-        resources=_pod_resources(pod),
+        resources=_known(_resources(pod.linux.resources)),
         hostname=pod.hostname,
         addresses=_addresses(metadata),
         dns=_dns(pod),
@@ -77,17 +79,35 @@ def sandbox_record(request: sandbox_pb2.ControllerCreateRequest, namespace: str)
     )
 
 
-def _pod_resources(pod: cri_pb2.PodSandboxConfig) -> dict[str, Any]:
+def updated_resources(request: sandbox_pb2.ControllerUpdateRequest) -> Resources | None:
+    """The pod's new bounds, which containerd from 2.3 on sends as an extension; None where they are not what changed.
+
+    Raises InvalidArgument. Source: UpdatePodSandboxResources in containerd's internal/cri/server.
+    """
+    extension = request.sandbox.extensions.get(_UPDATED)
+    if "extensions" not in request.fields or extension is None:
+        return None
+    given = cri_pb2.LinuxContainerResources()
+    try:
+        json_format.ParseDict(json.loads(extension.value)["Resources"] or {}, given, ignore_unknown_fields=True)
+    except (ValueError, KeyError, TypeError, AttributeError, json_format.ParseError) as error:
+        raise InvalidArgument(f"sandbox {request.sandbox_id}: its extension {_UPDATED}: {error!r}") from None
+    return _resources(given)
+
+
+def _resources(given: cri_pb2.LinuxContainerResources) -> Resources:
     """The pod's own bounds, which the kubelet puts on all its containers together."""
-    given = pod.linux.resources
-    resources = Resources(
-        memory=given.memory_limit_in_bytes if given.memory_limit_in_bytes > 0 else None,
+    return Resources(
+        memory=given.memory_limit_in_bytes or None,
         cpu_shares=given.cpu_shares or None,
         cpu_quota=given.cpu_quota or None,
         cpu_period=given.cpu_period or None,
         cpus=given.cpuset_cpus or None,
         mems=given.cpuset_mems or None,
     )
+
+
+def _known(resources: Resources) -> dict[str, Any]:
     return {name: value for name, value in asdict(resources).items() if value is not None}
 
 

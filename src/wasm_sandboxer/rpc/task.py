@@ -124,9 +124,10 @@ class Task:
         """Change limits, at once."""
         if request.resources.type_url and not typeurl.holds(request.resources, typeurl.LINUX_RESOURCES):
             raise InvalidArgument(f"container {request.id}: {request.resources.type_url!r} are no Linux resources")
-        task = self._task(request, context)
+        namespace = namespace_of(context)
+        self._sandboxer.task(namespace, request.id)  # whether there is one, before what is asked of it
         if request.resources.value:
-            await task.update(parse_resources(request.resources.value))
+            await self._sandboxer.update_task(namespace, request.id, parse_resources(request.resources.value))
         return Empty()
 
     def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
