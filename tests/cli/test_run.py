@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli import PATIENCE, Cli, Ended, example
+from tests.support.cli import PATIENCE, PROGRAM, Cli, Ended, example
 from tests.support.modules import wasi
 from wasm_sandboxer.linux.cgroup.host import Host, detect
 
@@ -254,6 +255,21 @@ def test_cpus_bounds_the_guest_and_leaves_no_group(cli: Cli, groups: Host) -> No
     assert result["cpu_seconds"] < 0.3 * result["wall_seconds"]
     places = groups.mounts.values() or [groups.domain]
     assert [str(each) for place in places for each in place.glob("wasm-sandboxer-run-*")] == []
+
+
+def test_cpus_removes_groups_that_others_left_who_were_killed(cli: Cli, groups: Host) -> None:
+    spinning = subprocess.Popen([PROGRAM, "run", "--cpus", "0.1", example("spin")], stdout=subprocess.DEVNULL)
+    name = f"wasm-sandboxer-run-{spinning.pid}"
+    deadline = time.monotonic() + PATIENCE
+    while not groups.beside(name) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    cli("run", "--cpus", "0.2", example("hello"))
+    assert groups.beside(name)  # it lives
+    spinning.kill()
+    spinning.wait()
+    assert groups.beside(name)
+    cli("run", "--cpus", "0.2", example("hello"))
+    assert groups.beside(name) == {}
 
 
 def test_cpus_says_why_it_cannot_be_where_it_cannot(cli: Cli, superuser: None) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from wasm_sandboxer.engine.protocol import Program
     from wasm_sandboxer.executor.protocol import Executor
     from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
+    from wasm_sandboxer.linux.cgroup.host import Host
     from wasm_sandboxer.linux.cgroup.protocol import Place
 
 TIMED_OUT = 124  # as timeout(1) has it
+_GROUP = "wasm-sandboxer-run-"  # and this process's id
 _PERIOD = 100_000  # microseconds; the kernel's own default
 _GRACE = 0.015  # seconds a stopped guest has to end by itself before the process ends around it
 
@@ -151,7 +153,9 @@ def _place(cpus: float | None, undo: ExitStack) -> "Place | None":
     from wasm_sandboxer.linux.cgroup.host import detect  # noqa: PLC0415
     from wasm_sandboxer.linux.cgroup.protocol import GroupLimits  # noqa: PLC0415
 
-    groups = Groups(detect(), f"wasm-sandboxer-run-{os.getpid()}")
+    host = detect()
+    _remove_groups_of_the_dead(host)
+    groups = Groups(host, f"{_GROUP}{os.getpid()}")
     undo.callback(groups.close)
     if why := groups.why_not("cpu"):
         raise Unsupported(f"--cpus takes a control group, and none can be used here: {why}")
@@ -160,6 +164,17 @@ def _place(cpus: float | None, undo: ExitStack) -> "Place | None":
     assert group is not None  # a quota is a hard limit: without a group for it, the line above has raised
     undo.callback(groups.remove, group)
     return groups.place(group)
+
+
+def _remove_groups_of_the_dead(host: "Host") -> None:
+    """Remove what processes like this one left that were killed; the kernel keeps those that somebody is in."""
+    for name, folders in host.beside(_GROUP).items():
+        if Path(f"/proc/{name.removeprefix(_GROUP)}").exists():
+            continue
+        for folder in folders:
+            for each in (*folder.glob("*/"), folder):
+                with suppress(OSError):
+                    each.rmdir()
 
 
 def _execute(

@@ -54,6 +54,14 @@ class Host:
             raise Unsupported(f"no control group can be made in {self.domain or 'version 1'}: {why}") from None
         raise Unsupported(self.describe())
 
+    def beside(self, prefix: str) -> dict[str, list[Path]]:
+        """Folders of the groups that root() has made under names which begin so, by those names."""
+        found: dict[str, list[Path]] = {}
+        for parent in (*self.mounts.values(), *([self.domain] if self.domain is not None else [])):
+            for folder in parent.glob(f"{prefix}*/"):
+                found.setdefault(folder.name, []).append(folder)
+        return found
+
     def home(self) -> Group:
         """The group this process is in, for threads that come back."""
         if self.version is Version.V1:
