@@ -97,7 +97,8 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
         _prefer_this_process(config.nice)
         groups = Groups(detect(), group_name(config.state), lenient=config.lenient_limits)
         stack.callback(groups.close)
-        for problem in groups.problems:
+        process_groups = ProcessGroups(find_hierarchies(), lenient=config.lenient_limits)
+        for problem in (*groups.problems, *process_groups.problems):
             _log.warning("limits: %s", problem)
         queue = EventQueue(config.event_queue)
         exporter = _exporter(config)
@@ -109,7 +110,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             workers=workers,
             publish=queue.add,
             groups=groups,
-            process_groups=ProcessGroups(find_hierarchies(), lenient=config.lenient_limits),
+            process_groups=process_groups,
             pool=pool,
             default_memory=config.default_memory,
             isolation=config.isolation,

@@ -64,10 +64,12 @@ def _user() -> Finding:
 
 
 def _groups() -> Finding:
-    from wasm_sandboxer.linux.cgroup.host import detect  # noqa: PLC0415  # start-up time of --help
+    from wasm_sandboxer.core.process_groups import ProcessGroups  # noqa: PLC0415  # start-up time of --help
+    from wasm_sandboxer.linux.cgroup.host import detect, find_hierarchies  # noqa: PLC0415
 
-    host = detect()
-    return Finding(what="control groups", well=not host.missing, seen=host.describe())
+    host, processes = detect(), ProcessGroups(find_hierarchies())
+    well = not host.missing and not processes.problems
+    return Finding(what="control groups", well=well, seen="; ".join([host.describe(), *processes.problems]))
 
 
 def _store(root: Path | None) -> Finding:

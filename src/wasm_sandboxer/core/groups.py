@@ -152,10 +152,15 @@ class Groups:
     def _require(self, limits: GroupLimits, what: str) -> None:
         missing = sorted(name for name in limits.hard() if self.why_not(name))
         if missing and not self._lenient:
-            raise Unsupported(
-                f"{what} has limits that take the {missing[0]} controller, which cannot be used here: "
-                f"{self.why_not(missing[0])} (lenient_limits = true runs it without)"
-            )
+            raise lacks(what, missing[0], self.why_not(missing[0]))
+
+
+def lacks(what: str, controller: str, why: str) -> Unsupported:
+    """The error of limits that this host cannot hold."""
+    return Unsupported(
+        f"{what} has limits that take the {controller} controller, which cannot be used here: {why} "
+        f"(lenient_limits = true runs it without)"
+    )
 
 
 def limits_of(resources: Resources) -> GroupLimits:

@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from wasm_sandboxer.core.groups import limits_of
+from wasm_sandboxer.core.groups import lacks, limits_of
 from wasm_sandboxer.errors import FailedPrecondition, WasmSandboxerError
 from wasm_sandboxer.linux.cgroup.files import Budget
 from wasm_sandboxer.linux.cgroup.host import Hierarchies
-from wasm_sandboxer.linux.cgroup.processes import ProcessGroup, new_group, path_of
+from wasm_sandboxer.linux.cgroup.processes import ProcessGroup, lacking, new_group, path_of
 from wasm_sandboxer.spec import Resources
 
 _LEAVING = 2.0  # seconds that processes which were killed may take to be gone
@@ -29,9 +29,15 @@ class ProcessGroups:
         """`lenient` does without groups and bounds that cannot be had."""
         self._hierarchies = hierarchies
         self._lenient = lenient
+        self._lacking = lacking(hierarchies) if hierarchies is not None else {}
         self._budget = Budget()
         self._parents: set[Path] = set()  # those that had to be made
         self._lock = threading.Lock()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is missing here, in words, to be said once."""
+        return [f"no {name} controller for guests in processes: {why}" for name, why in self._lacking.items()]
 
     def make(self, path: str, resources: Resources, what: str) -> ProcessGroup | None:
         """The group at a spec's cgroupsPath with its bounds; raises WasmSandboxerError that says why it cannot be."""
@@ -61,10 +67,15 @@ class ProcessGroups:
         return group
 
     def change(self, group: ProcessGroup, resources: Resources, what: str) -> None:
-        """Set a group's bounds; raises WasmSandboxerError for what the kernel refuses."""
+        """Set a group's bounds; raises Unsupported, or WasmSandboxerError for what the kernel refuses."""
+        limits = replace(limits_of(resources), pids=resources.pids)
+        wanted = limits.hard() | ({"memory"} if resources.most_memory is not None else set())
+        missing = sorted(wanted & self._lacking.keys())
+        if missing and not self._lenient:
+            raise lacks(what, missing[0], self._lacking[missing[0]])
         try:
-            group.apply(replace(limits_of(resources), pids=resources.pids))
-            if resources.memory is not None:
+            group.apply(limits.without(self._lacking))
+            if resources.memory is not None and "memory" not in self._lacking:
                 group.limit_memory(resources.most_memory)
         except OSError as error:
             if not self._lenient:

@@ -71,6 +71,17 @@ def new_group(hierarchies: Hierarchies, path: PurePosixPath, budget: Budget) -> 
     return V1Processes({name: hierarchies.v1[name] for name in _V1 if name in hierarchies.v1}, path, budget)
 
 
+def lacking(hierarchies: Hierarchies) -> Mapping[str, str]:
+    """Which controllers no such group can have, each with why not."""
+    if hierarchies.unified is None:
+        return {name: "its version 1 hierarchy is not mounted" for name in _V2 if name not in hierarchies.v1}
+    try:
+        offered = read(f"{hierarchies.unified}/cgroup.controllers").decode().split()
+    except OSError:
+        offered = []
+    return {name: f"{hierarchies.unified} has no such controller" for name in _V2 if name not in offered}
+
+
 class V1Processes:
     """See ProcessGroup."""
 
