@@ -378,7 +378,7 @@ def test_a_process_without_a_path_lives_in_its_sandboxs_group(
 ) -> None:
     pid, _ = start("sleep-component")
     assert groups_of(pid)["cpu"] != groups_of(daemon.pid)["cpu"]
-    assert groups_of(pid)["cpu"].endswith(f"/{ident}")
+    assert groups_of(pid)["cpu"].endswith(f"--{ident}")
 
 
 def test_a_paused_process_stands_still_and_dies_when_it_is_told(
