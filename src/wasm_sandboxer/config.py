@@ -63,7 +63,8 @@ class Config:
     )  # fmt: skip
     default_memory: int = _key("bound on linear memory of a container that has none, 0 for 4 GiB", 0, unit="size")
     node_memory: int = _key(
-        "bound on linear memory of all guests on threads together, 0 for nine tenths of the machine's memory", 0,
+        "bound on linear memory of all guests on threads together, 0 for nine tenths of the machine's memory; guests "
+        "in processes are not among them", 0,
         unit="size",
     )  # fmt: skip
     isolation: Isolation = _key(
@@ -83,7 +84,9 @@ class Config:
         "folder of WasmEdge plugins, machine code that a pod may have loaded by naming it; without one none may",
         Path(),
     )
-    lenient_limits: bool = _key("run containers whose limits this host's control groups cannot hold", False)
+    lenient_limits: bool = _key(
+        "run containers whose limits this host's control groups cannot hold, on threads or in processes", False
+    )
     compile_memory: int = _key(
         "memory that compiling a module may take; as many compile at a time as there are processors, at least two",
         2 << 30, unit="size",
