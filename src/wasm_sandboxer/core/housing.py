@@ -16,7 +16,7 @@ from wasm_sandboxer.core.homes import Homes
 from wasm_sandboxer.core.isolation import confine, isolation_of, not_honoured
 from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import Engine, Kind, Program, is_portable
+from wasm_sandboxer.engine.protocol import Engine, Kind, Program
 from wasm_sandboxer.errors import InvalidArgument, NotFound, WasmSandboxerError
 from wasm_sandboxer.executor.protocol import Executor
 from wasm_sandboxer.guest import Guest, Network
@@ -109,8 +109,6 @@ def house(tools: Tools, ground: Ground, guest: Guest, process: Process, names: S
                 guest=guest, program=program, streams=streams, executor=tools.threads, undo=ExitStack(), place=place
             )
         else:
-            if is_portable(program):
-                program.carry()  # what that takes for the first time is not for the loop
             group = ground.homes.for_processes()
             place = tools.groups.place(ground.homes.for_threads()) if group is None else None
             network = _open_network(tools, ground, opened)

@@ -11,7 +11,7 @@ from wasm_sandboxer.engine.protocol import Kind, Program, is_external
 from wasm_sandboxer.errors import InvalidArgument, WasmSandboxerError
 from wasm_sandboxer.executor.confinement import ROOT_OF_COMMANDS, Confinement, placed
 from wasm_sandboxer.guest import Guest
-from wasm_sandboxer.linux import guard, mount, seccomp, view
+from wasm_sandboxer.linux import mount, seccomp, view
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup
 from wasm_sandboxer.linux.privileges import CAPABILITIES, LIMITS, Privileges
 from wasm_sandboxer.linux.resolve import open_in_root
@@ -96,7 +96,6 @@ def _privileges(spec: Spec, process: Process) -> Privileges:
         capabilities=frozenset(CAPABILITIES[name] for name in process.capabilities if name in CAPABILITIES),
         rlimits=tuple((LIMITS[name], soft, hard) for name, soft, hard in process.rlimits),
         oom_score=process.oom_score,
-        guard=guard.template(),
         seccomp=seccomp.compile_profile(spec.seccomp) if spec.seccomp and seccomp.is_available() else b"",
     )
 

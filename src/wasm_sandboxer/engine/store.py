@@ -14,7 +14,6 @@ Knows no engine. Any thread and any number of processes may use one store.
 
 import errno
 import fcntl
-import functools
 import hashlib
 import json
 import logging
@@ -32,7 +31,6 @@ from wasm_sandboxer.engine.interface import Interface
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.errors import FailedPrecondition, NotFound, Unavailable
-from wasm_sandboxer.linux import mount
 
 DEFAULT_CAPACITY = 4 << 30
 _STALE_SECONDS = 3600  # a temporary file this old belongs to a process that died
@@ -79,17 +77,6 @@ class Held:
         """The file's descriptor."""
         return self._fd
 
-    @functools.cached_property
-    def shared(self) -> int:
-        """A descriptor for processes that are not to be trusted with the file; made in the thread that asks first.
-
-        Without the privilege to make one it is the file's own: who could write to that is this very user.
-        """
-        try:
-            return mount.read_only(self._fd)
-        except OSError:
-            return self._fd
-
     @property
     def path(self) -> str:
         """A path to exactly this file, whatever has become of its name."""
@@ -98,8 +85,6 @@ class Held:
     def close(self) -> None:
         """Let the file be evicted."""
         if self._fd >= 0:
-            if self.__dict__.get("shared", self._fd) != self._fd:
-                os.close(self.shared)
             os.close(self._fd)
             self._fd = -1
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wasm_sandboxer.engine.protocol import Command
 from wasm_sandboxer.guest import Guest
-from wasm_sandboxer.linux import guard, privileges, view
+from wasm_sandboxer.linux import privileges, view
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup
 from wasm_sandboxer.linux.namespace import CLONE_NEWNET, set_namespace
 from wasm_sandboxer.linux.privileges import Privileges
@@ -90,7 +90,5 @@ def give_up_the_rest(enclosure: Enclosure, doors: dict[str, int]) -> None:
         view.enter(doors.pop("root"))
     if enclosure.privileges is not None:
         privileges.drop(enclosure.privileges)
-        if enclosure.privileges.guard:
-            privileges.install_filter(guard.of_this_process(enclosure.privileges.guard))
         if enclosure.privileges.seccomp:
             privileges.install_filter(enclosure.privileges.seccomp)

@@ -66,20 +66,6 @@ def clone_tree(path: str | os.PathLike[str]) -> int:
     return check(libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {os.fspath(path)}")
 
 
-def read_only(fd: int) -> int:
-    """Another descriptor of a file or folder, through which nothing is written and nothing outside of it reached.
-
-    It leads through a read-only mount of the file alone, also for a privileged process that opens /proc/self/fd/N
-    again, or follows `..`. May wait for the kernel for some milliseconds. Raises OSError, as without privileges.
-    """
-    tree = clone_tree(f"/proc/self/fd/{fd}")
-    try:
-        set_attributes(tree, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
-        return os.open(f"/proc/self/fd/{tree}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(tree)
-
-
 def attach_tree(tree: int, target: int) -> None:
     """Put a cloned tree where the descriptor `target` is; move_mount(2). Raises OSError."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH

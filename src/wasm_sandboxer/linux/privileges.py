@@ -48,10 +48,7 @@ class _Filter(ctypes.Structure):
 
 @dataclass(frozen=True, kw_only=True)
 class Privileges:
-    """What is left of them. `rlimits` are number, soft and hard limit.
-
-    `guard` and `seccomp` are filters' instructions: ours for all (linux/guard.py), and the spec's.
-    """
+    """What is left of them. `rlimits` are number, soft and hard limit; `seccomp` is a filter's instructions."""
 
     uid: int = 0
     gid: int = 0
@@ -60,7 +57,6 @@ class Privileges:
     capabilities: frozenset[int] = frozenset()
     rlimits: tuple[tuple[int, int, int], ...] = ()
     oom_score: int | None = None
-    guard: bytes = b""
     seccomp: bytes = b""
 
 

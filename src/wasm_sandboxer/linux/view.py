@@ -78,8 +78,7 @@ def enter_made_of(trees: Iterable[tuple[Shown, int | None]]) -> None:
             place.touch(0o644)
         _attach(tree, str(place))
     Path("proc").mkdir(mode=0o555, exist_ok=True)
-    # Not "invisible", which hides nothing from group 0.
-    mount.mount("proc", "proc", "proc", _FLAGS, "hidepid=ptraceable,subset=pid")
+    mount.mount("proc", "proc", "proc", _FLAGS, "hidepid=invisible,subset=pid")
     flags = mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
     mount.mount("none", ".", flags=flags)
     made = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

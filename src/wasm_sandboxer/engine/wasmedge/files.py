@@ -1,15 +1,11 @@
 """The files WasmEdge reads a module from: the store's own, and copies with less memory."""
 
-import fcntl
 import os
 import threading
 
 from wasm_sandboxer.engine.store import Held
 from wasm_sandboxer.engine.wasm import PAGE, Memory
 from wasm_sandboxer.engine.wasmedge import rewriting
-
-# Guests of several pods run from one copy: nobody may write to it, whatever is in a process that has it.
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class Files:
@@ -31,10 +27,10 @@ class Files:
         They get equal parts of it. Raises ModuleError if one starts with more.
         """
         if limit is None or not self.memories:
-            return self._held.shared
+            return self._held.fd
         pages = limit // len(self.memories) // PAGE
         if all(memory.maximum is not None and memory.maximum <= pages for memory in self.memories):
-            return self._held.shared
+            return self._held.fd
         with self._lock:
             if pages not in self._capped:
                 module = os.pread(self._held.fd, os.fstat(self._held.fd).st_size, 0)
@@ -50,8 +46,7 @@ class Files:
 
 
 def _in_memory(module: bytes) -> int:
-    fd = os.memfd_create("module", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create("module", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:  # it stays open
         file.write(module)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR
 from wasm_sandboxer.errors import Unavailable
-from wasm_sandboxer.linux import mount
 
 _TARGET = f"/proc/self/fd/{FIRST_DESCRIPTOR + 1}"
 _LONGEST = 200  # bytes
@@ -18,7 +17,7 @@ _MOST = 1000
 
 
 class Names:
-    """The names in one folder; any thread, and any number of processes. `descriptor` is what processes are given."""
+    """The names in one folder; any thread, and any number of processes."""
 
     def __init__(self, folder: Path) -> None:
         """Make the folder; raises Unavailable."""
@@ -26,13 +25,9 @@ class Names:
         try:
             folder.mkdir(mode=0o755, exist_ok=True)
             folder.chmod(0o755)  # who runs a guest may be anybody, and has the folder only as a descriptor
-            self._own = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise Unavailable(f"cannot make the folder {folder}: {error.strerror}") from None
-        try:
-            self.descriptor = mount.read_only(self._own)
-        except OSError:  # not privileged: who gets it is this very user
-            self.descriptor = self._own
 
     def add(self, name: str) -> str:
         """The file's name for a guest of this name: its last part, ending with .wasm."""
@@ -46,7 +41,7 @@ class Names:
 
     def _link(self, file: str) -> None:
         with suppress(FileExistsError):
-            os.symlink(_TARGET, file, dir_fd=self._own)
+            os.symlink(_TARGET, file, dir_fd=self.descriptor)
             self._tidy(file)
 
     def _tidy(self, kept: str) -> None:

@@ -68,7 +68,7 @@ class ComponentProgram:
 
     def carry(self) -> Carried:
         """See Program; with the name that takes longest to find."""
-        return Carried(about=pickle.dumps((self.digest, self._held.facts, self._command)), code=self._held.shared)
+        return Carried(about=pickle.dumps((self.digest, self._held.facts, self._command)), code=self._held.fd)
 
     @functools.cached_property
     def imports(self) -> tuple[ImportItem, ...]:

@@ -51,7 +51,7 @@ class CoreProgram:
 
     def carry(self) -> Carried:
         """See Program."""
-        return Carried(about=pickle.dumps((self.digest, self._held.facts, None)), code=self._held.shared)
+        return Carried(about=pickle.dumps((self.digest, self._held.facts, None)), code=self._held.fd)
 
     def needs(self) -> list[str]:
         """See Program."""
