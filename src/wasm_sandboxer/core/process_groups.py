@@ -18,6 +18,14 @@ from wasm_sandboxer.linux.cgroup.host import Hierarchies
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup, lacking, new_group, path_of
 from wasm_sandboxer.spec import Resources
 
+_THREADS = 8
+"""How many threads the kernel lets a process of a container have.
+
+What a spec calls pids is processes to whoever wrote it, and task.py holds it where they are started. The kernel
+counts threads: the guest's own and the engine's, some of which are born by a call about files. The engine ends the
+process where it is refused one, or waits for it for ever.
+"""
+_MOST_THREADS = 1 << 22  # the kernel's own limit, and pids.max takes no more; linux/threads.h
 _LEAVING = 2.0  # seconds that processes which were killed may take to be gone
 _log = logging.getLogger(__name__)
 
@@ -68,7 +76,7 @@ class ProcessGroups:
 
     def change(self, group: ProcessGroup, resources: Resources, what: str) -> None:
         """Set a group's bounds; raises Unsupported, or WasmSandboxerError for what the kernel refuses."""
-        limits = replace(limits_of(resources), pids=resources.pids)
+        limits = replace(limits_of(resources), pids=_threads(resources.pids))
         wanted = limits.hard() | ({"memory"} if resources.most_memory is not None else set())
         missing = sorted(wanted & self._lacking.keys())
         if missing and not self._lenient:
@@ -105,3 +113,10 @@ class ProcessGroups:
         if self._hierarchies is not None:
             with suppress(WasmSandboxerError, OSError):
                 self.remove(new_group(self._hierarchies, path_of(path), self._budget))
+
+
+def _threads(processes: int | None) -> int | None:
+    """The kernel's limit for so many processes; none is none, and so is less than one (the runtime specification)."""
+    if processes is None or processes <= 0:
+        return processes if processes is None else -1
+    return min(processes * _THREADS, _MOST_THREADS)
