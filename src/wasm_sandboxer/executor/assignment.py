@@ -17,6 +17,7 @@ from wasm_sandboxer.guest import Exit, Guest, Reason
 
 PROCESS, RUNTIME = "guest", "runtime"  # in the fork server's catalogue
 MOST_WORDS = 32 << 10  # characters of a message of a child's
+_MOST_MEMORY = 1 << 47  # bytes; all that a process can address
 _READY = {"what": "ready"}
 
 
@@ -72,12 +73,17 @@ def read(message: bytes) -> Exit | WasmSandboxerError | None:
         return None
     match told:
         case {"what": "failed", "kind": str(kind), "message": str(text)}:
-            return _error(kind, text)
+            return _error(kind, _clean(text))
         case {
             "what": "ended", "code": int(code), "reason": str(reason), "message": str(text), "peak_memory": int(peak),
-        }:  # fmt: skip
-            return Exit(code=code & 0xFFFFFFFF, reason=Reason(reason), message=text, peak_memory=max(peak, 0))
+        } if 0 <= peak <= _MOST_MEMORY:  # fmt: skip
+            return Exit(code=code & 0xFFFFFFFF, reason=Reason(reason), message=_clean(text), peak_memory=peak)
     raise ValueError
+
+
+def _clean(text: str) -> str:
+    """The text as any message takes it: JSON has escapes for halves of surrogate pairs, and paths may have them."""
+    return text.encode(errors="replace").decode()
 
 
 def _error(kind: str, text: str) -> WasmSandboxerError:
