@@ -16,13 +16,15 @@ from wasm_sandboxer.linux import mount
 from wasm_sandboxer.linux.namespace import CLONE_NEWNS, unshare
 from wasm_sandboxer.linux.syscall import check, libc
 
-# What a command of the host's needs to run at all, as far as it is there.
+# What a command of the host's needs to run at all, as far as it is there; beside certificates there lie private keys.
 _OF_COMMANDS = (
-    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ssl", "/etc/pki",
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ssl/certs", "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem", "/etc/pki/tls/openssl.cnf", "/etc/pki/ca-trust",
     "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom",
 )  # fmt: skip
 _PLACE = "/view"  # an empty folder of a bare view, where the next one is put together
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
+_DESCRIPTORS = "proc/self/fd"
 _FLAGS = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 
@@ -62,8 +64,13 @@ def enter(tree: int) -> None:
     os.close(tree)
 
 
-def enter_made_of(trees: Iterable[tuple[Shown, int | None]]) -> None:
-    """See a root that is made of these trees, and a /proc of one's own processes; for a bare process."""
+def enter_made_of(trees: Iterable[tuple[Shown, int | None]], *, processes: bool = False) -> None:
+    """See a root that is made of these trees, and of /proc one's own descriptors; for a bare process.
+
+    No more of /proc for a guest: hidepid hides nothing from group 0 (proc(5)), and every process's root is behind it.
+    With `processes` it is mounted all the same, for one that starts others and is no longer root when it does.
+    """
+    descriptors = mount.clone_tree("/proc/self/fd")  # of this process, whatever it executes
     mount.mount("tmpfs", _PLACE, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0755,size=1m")
     os.chdir(_PLACE)
     for shown, tree in trees:
@@ -77,8 +84,13 @@ def enter_made_of(trees: Iterable[tuple[Shown, int | None]]) -> None:
         elif not place.exists():
             place.touch(0o644)
         _attach(tree, str(place))
-    Path("proc").mkdir(mode=0o555, exist_ok=True)
-    mount.mount("proc", "proc", "proc", _FLAGS, "hidepid=invisible,subset=pid")
+    if processes:
+        os.close(descriptors)
+        Path("proc").mkdir(mode=0o555, exist_ok=True)
+        mount.mount("proc", "proc", "proc", _FLAGS, "hidepid=invisible,subset=pid")
+    else:
+        Path(_DESCRIPTORS).mkdir(mode=0o755, parents=True, exist_ok=True)
+        _attach(descriptors, _DESCRIPTORS)
     flags = mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
     mount.mount("none", ".", flags=flags)
     made = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -85,7 +85,7 @@ def enclose(needs: Sequence[str], scratch: str = "") -> None:
     except PermissionError:
         return
     view.be_bare()
-    view.enter_made_of(shown)
+    view.enter_made_of(shown, processes=True)
     privileges.drop(Privileges(uid=_NOBODY, gid=_NOBODY))
 
 
