@@ -4,12 +4,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from wasm_sandboxer.choices import Isolation
-from wasm_sandboxer.engine.protocol import Kind, Program, is_external
+from wasm_sandboxer.engine.protocol import Kind, Program, is_external, is_portable
 from wasm_sandboxer.errors import InvalidArgument, WasmSandboxerError
 from wasm_sandboxer.executor.confinement import ROOT_OF_COMMANDS, Confinement, placed
+from wasm_sandboxer.executor.handing import code_of, unwritable
 from wasm_sandboxer.guest import Guest
 from wasm_sandboxer.linux import mount, seccomp, view
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup
@@ -59,6 +61,11 @@ def confine(
         if is_external(program):
             inside = placed(guest, ROOT_OF_COMMANDS)
             command = program.command(inside)
+            handed = []
+            for fd in command.descriptors:
+                handed.append(unwritable(fd))
+                undo.callback(os.close, handed[-1])
+            command = replace(command, descriptors=tuple(handed))
             shown = list(_shown([Path(command.argv[0]), *command.needs], root, undo))
         return Confinement(
             guest=inside,
@@ -67,6 +74,7 @@ def confine(
             root=tree,
             shown=shown,
             network=network,
+            code=code_of(program) if is_portable(program) else None,
             doors=doors,
             group=group,
         )

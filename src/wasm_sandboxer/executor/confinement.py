@@ -35,7 +35,8 @@ class Confinement:
 
     `guest` has its folders where the process will see them. `root` is the tree that is its root, or a command's
     ROOT_OF_COMMANDS, beside `shown`; without one the process sees what the fork server sees. `doors` lead into the
-    control group, which is `group` if that is the container's own. `network` is a network namespace.
+    control group, which is `group` if that is the container's own. `network` is a network namespace. `code` is what
+    the process has of the program instead of the descriptor that the daemon itself uses.
     """
 
     guest: Guest
@@ -44,6 +45,7 @@ class Confinement:
     root: int | None = None
     shown: Sequence[tuple[Shown, int | None]] = ()
     network: int | None = None
+    code: int | None = None
     doors: tuple[int, ...] = ()
     group: ProcessGroup | None = None
 

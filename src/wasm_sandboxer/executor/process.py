@@ -167,17 +167,27 @@ class ProcessExecution:
             try:
                 doors = self._doors(undo)
                 given = self._assignment(tuple(doors))
-                self._listen(self._forks.begin(PROCESS, given, tuple(doors.values()), wait=False))
-            except BlockingIOError:
-                # Whoever stops this guest meanwhile closes what it was to be given.
-                fds = tuple(os.dup(fd) for fd in doors.values())
-                threading.Thread(
-                    target=self._request_patiently, args=(given, fds), name="asking", daemon=True
-                ).start()
+                try:
+                    self._listen(self._forks.begin(PROCESS, given, tuple(doors.values()), wait=False))
+                except BlockingIOError:
+                    self._ask_on_thread(given, tuple(doors.values()))
             except WasmSandboxerError as error:
                 self._fail(error)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # the latter for a thread that cannot be made
                 self._fail(WasmSandboxerError(f"cannot start {self._name}: {error}"))
+
+    def _ask_on_thread(self, given: bytes, doors: tuple[int, ...]) -> None:
+        """Whoever stops this guest meanwhile closes what it was to be given, so the thread has its own."""
+        with ExitStack() as undo:
+            fds = []
+            for door in doors:
+                fds.append(os.dup(door))
+                undo.callback(os.close, fds[-1])
+            asking = threading.Thread(
+                target=self._request_patiently, args=(given, tuple(fds)), name="asking", daemon=True
+            )
+            asking.start()
+            undo.pop_all()  # they are the thread's
 
     def _request_patiently(self, given: bytes, fds: tuple[int, ...]) -> None:
         then: Callable[[], None]
@@ -205,7 +215,8 @@ class ProcessExecution:
         if self._command is not None:
             doors |= {str(number): fd for number, fd in enumerate(self._command.descriptors, FIRST_DESCRIPTOR)}
         elif is_portable(self._program):
-            doors["code"] = self._program.carry().code
+            own = self._confinement.code
+            doors["code"] = own if own is not None else self._program.carry().code
             self._drop_limit()  # of a child that died before it had the guest
             self._limit = SharedLimit(self._memory)
             undo.callback(self._limit.close_fd)

@@ -66,6 +66,21 @@ def clone_tree(path: str | os.PathLike[str]) -> int:
     return check(libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {os.fspath(path)}")
 
 
+def clone_unwritable(fd: int) -> int:
+    """A descriptor of the same file or folder that nobody can write to, nor leave by `..`; as clone_tree.
+
+    By itself a descriptor may be opened anew for writing through /proc/self/fd, and leads on to where it was opened.
+    """
+    tree = clone_tree(f"/proc/self/fd/{fd}")
+    try:
+        attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        set_attributes(tree, attributes, propagation=MS_PRIVATE, recursive=True)
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
 def attach_tree(tree: int, target: int) -> None:
     """Put a cloned tree where the descriptor `target` is; move_mount(2). Raises OSError."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH

@@ -1,11 +1,14 @@
 """The files WasmEdge reads a module from: the store's own, and copies with less memory."""
 
+import fcntl
 import os
 import threading
 
 from wasm_sandboxer.engine.store import Held
 from wasm_sandboxer.engine.wasm import PAGE, Memory
 from wasm_sandboxer.engine.wasmedge import rewriting
+
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Files:
@@ -46,7 +49,9 @@ class Files:
 
 
 def _in_memory(module: bytes) -> int:
-    fd = os.memfd_create("module", os.MFD_CLOEXEC)
+    """A file that all guests with this limit share, so that none of them may change it."""
+    fd = os.memfd_create("module", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:  # it stays open
         file.write(module)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
     return fd
