@@ -13,7 +13,7 @@ from wasm_sandboxer.errors import InvalidArgument, WasmSandboxerError
 from wasm_sandboxer.executor.confinement import ROOT_OF_COMMANDS, Confinement, placed
 from wasm_sandboxer.executor.handing import code_of, unwritable
 from wasm_sandboxer.guest import Guest
-from wasm_sandboxer.linux import mount, seccomp, view
+from wasm_sandboxer.linux import guest_filter, mount, seccomp, view
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup
 from wasm_sandboxer.linux.privileges import CAPABILITIES, LIMITS, Privileges
 from wasm_sandboxer.linux.resolve import open_in_root
@@ -105,6 +105,7 @@ def _privileges(spec: Spec, process: Process) -> Privileges:
         rlimits=tuple((LIMITS[name], soft, hard) for name, soft, hard in process.rlimits),
         oom_score=process.oom_score,
         seccomp=seccomp.compile_profile(spec.seccomp) if spec.seccomp and seccomp.is_available() else b"",
+        own_seccomp=guest_filter.template(),
     )
 
 

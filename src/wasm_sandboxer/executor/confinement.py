@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wasm_sandboxer.engine.protocol import Command
 from wasm_sandboxer.guest import Guest
-from wasm_sandboxer.linux import privileges, view
+from wasm_sandboxer.linux import guest_filter, privileges, view
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup
 from wasm_sandboxer.linux.namespace import CLONE_NEWNET, set_namespace
 from wasm_sandboxer.linux.privileges import Privileges
@@ -92,5 +92,8 @@ def give_up_the_rest(enclosure: Enclosure, doors: dict[str, int]) -> None:
         view.enter(doors.pop("root"))
     if enclosure.privileges is not None:
         privileges.drop(enclosure.privileges)
+        if enclosure.privileges.own_seccomp:
+            own = guest_filter.of_process(enclosure.privileges.own_seccomp, os.getpid())
+            privileges.install_filter(own)  # before the spec's, which may refuse to have another installed
         if enclosure.privileges.seccomp:
             privileges.install_filter(enclosure.privileges.seccomp)

@@ -48,7 +48,10 @@ class _Filter(ctypes.Structure):
 
 @dataclass(frozen=True, kw_only=True)
 class Privileges:
-    """What is left of them. `rlimits` are number, soft and hard limit; `seccomp` is a filter's instructions."""
+    """What is left of them. `rlimits` are number, soft and hard limit; `seccomp` is a filter's instructions.
+
+    `own_seccomp` is the template of the one that every guest has; see guest_filter.
+    """
 
     uid: int = 0
     gid: int = 0
@@ -58,6 +61,7 @@ class Privileges:
     rlimits: tuple[tuple[int, int, int], ...] = ()
     oom_score: int | None = None
     seccomp: bytes = b""
+    own_seccomp: bytes = b""
 
 
 def set_oom_score(score: int) -> None:
