@@ -506,3 +506,29 @@ def test_a_process_has_the_hosts_network_where_its_spec_lists_none(
 ) -> None:
     pid, _ = start("sleep-component", linux={"namespaces": [{"type": "mount"}, {"type": "pid"}]})
     assert os.readlink(f"/proc/{pid}/ns/net") == os.readlink(f"/proc/{daemon.pid}/ns/net")  # noqa: PTH115
+
+
+# ---- what it could do, had it broken out of its engine
+
+
+def test_a_process_has_the_fixed_filter_beside_its_specs(start: Callable[..., tuple[int, Bundle]]) -> None:
+    pid, _ = start("sleep-component", linux={"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}})
+    assert status(pid)["Seccomp_filters"] == "2"
+
+
+def test_a_process_cannot_write_to_its_code(start: Callable[..., tuple[int, Bundle]]) -> None:
+    pid, _ = start("sleep-component")
+    codes = [path for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_file()]
+    assert codes
+    for path in codes:
+        with pytest.raises(OSError, match="Read-only file system"):
+            os.close(os.open(path, os.O_RDWR))
+
+
+@pytest.mark.parametrize(("module", "words"), [("files", ["ls", "/"]), ("hello-component", [])])
+def test_a_limit_of_one_process_leaves_room_for_the_engines_threads(
+    start: Callable[..., tuple[int, Bundle]], ttrpc: Client, ident: str, module: str, words: list[str]
+) -> None:
+    linux = {"cgroupsPath": f"/wst-{ident}", "resources": {"pids": {"limit": 1}}}
+    start(module, *words, annotations={ISOLATION: "process"}, linux=linux)
+    assert ttrpc.Wait(id=ident).exit_status == 0

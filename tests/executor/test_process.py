@@ -1,6 +1,7 @@
 """Guests in processes of their own: children of a real fork server, driven by the core."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -303,6 +304,9 @@ def test_a_native_command_that_is_not_there_fails_the_start(processes: Processes
         b"", b"\xff", b"{", b"[]", b"null", b'{"what": "ended"}', b'{"what": "ended", "code": "0"}',
         b'{"what": "ended", "code": 0, "reason": "unheard-of", "message": "", "peak_memory": 0}',
         b'{"what": "failed", "kind": 1, "message": ""}', b"[" * 100_000,
+        b'{"what": "ended", "code": 0, "reason": "exited", "message": "", "peak_memory": 1e300}',
+        b'{"what": "ended", "code": 0, "reason": "exited", "message": "", "peak_memory": 1180591620717411303424}',
+        b'{"what": "ended", "code": 0, "reason": "exited", "message": "", "peak_memory": -1}',
     ],
 )  # fmt: skip
 def test_nonsense_of_a_childs_is_no_more_than_that(message: bytes) -> None:
@@ -313,3 +317,29 @@ def test_nonsense_of_a_childs_is_no_more_than_that(message: bytes) -> None:
 def test_a_child_cannot_name_a_class_of_its_own_choice() -> None:
     told = assignment.read(b'{"what": "failed", "kind": "annotations", "message": "no"}')
     assert (type(told), str(told)) == (WasmSandboxerError, "no")
+
+
+def test_half_a_surrogate_pair_is_told_on_as_text() -> None:
+    told = assignment.read(b'{"what": "failed", "kind": "Unavailable", "message": "a\\ud800b"}')
+    assert (type(told), str(told)) == (Unavailable, "a?b")
+
+
+def test_a_start_fails_that_runs_out_of_descriptors_while_it_would_wait(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise BlockingIOError
+
+    def full(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(processes.forks, "begin", busy)
+    stdin = processes.guests.file()
+
+    async def main() -> None:
+        container = processes.container("hello-component", stdio=Stdio(stdin=stdin))
+        monkeypatch.setattr(os, "dup", full)
+        await asyncio.wait_for(container.start(), 10)
+
+    with pytest.raises(WasmSandboxerError, match="Too many open files"):
+        in_loop(main())
