@@ -48,7 +48,7 @@ def test_any_segments_give_the_memory_that_the_engine_would(segments: list[tuple
 
 def no_plain_data(module: bytes) -> bool:
     """Whether no active segment with bytes has a plain constant for its place: the engine would map those."""
-    for number, _, body in image._sections(module):
+    for number, _, body in wasm.numbered_sections(module):
         if number == 11:
             segments = image._segments(wasm.Reader(body))
             return not any(segment.data and segment.address is not None for segment in segments)

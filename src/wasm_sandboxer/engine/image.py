@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wasm_sandboxer.engine.protocol import Kind
-from wasm_sandboxer.engine.wasm import PAGE, Memory, Reader, kind_of, spaces
+from wasm_sandboxer.engine.wasm import PAGE, Memory, Reader, kind_of, leb, numbered_sections, spaces
 from wasm_sandboxer.errors import ModuleError
 
 _DATA_SECTION = 11
@@ -76,6 +76,7 @@ class _Segment:
     data: bytes
     memory: int | None = None
     address: int | None = None  # None too for a place that is no constant
+    is_64: bool = False  # what the place is for
 
 
 @dataclass
@@ -92,7 +93,7 @@ class _Range:
 def _component(binary: bytes) -> bytes:
     """A component, the core modules in it arranged without images: their memories cannot be told apart."""
     out = bytearray(binary[:8])
-    for number, whole, body in _sections(binary):
+    for number, whole, body in numbered_sections(binary):
         if number == _CORE_MODULE_SECTION:
             body = _module(body, with_image=False).binary  # noqa: PLW2901
         elif number == _COMPONENT_SECTION:
@@ -100,7 +101,7 @@ def _component(binary: bytes) -> bytes:
         else:
             out += whole
             continue
-        out += bytes([number]) + _leb(len(body)) + body
+        out += bytes([number]) + leb(len(body)) + body
     return bytes(out)
 
 
@@ -108,7 +109,7 @@ def _module(binary: bytes, *, with_image: bool) -> Arranged:
     memories = spaces(binary).memories
     out = bytearray(binary[:8])
     arranged = Arranged(binary=binary)
-    for number, whole, body in _sections(binary):
+    for number, whole, body in numbered_sections(binary):
         if number != _DATA_SECTION:
             out += whole
             continue
@@ -119,19 +120,9 @@ def _module(binary: bytes, *, with_image: bool) -> Arranged:
         if with_image and _is_worth_an_image(ranges, memories):
             arranged = _image(ranges, memories[0])
             ranges = []
-        body = _leb(len(segments)) + _replaced(segments, ranges, memories)  # noqa: PLW2901
-        out += bytes([number]) + _leb(len(body)) + body
+        body = leb(len(segments)) + _replaced(segments, ranges, memories)  # noqa: PLW2901
+        out += bytes([number]) + leb(len(body)) + body
     return Arranged(binary=bytes(out), data=arranged.data, address=arranged.address, memory=arranged.memory)
-
-
-def _sections(binary: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Each section's number, all of it as it stands, and its content."""
-    reader = Reader(binary, 8)
-    while not reader.at_end():
-        begin = reader.position
-        number = reader.byte()
-        body = reader.take(reader.number())
-        yield number, binary[begin : reader.position], body
 
 
 def _segments(reader: Reader) -> Iterator[_Segment]:
@@ -143,22 +134,22 @@ def _segments(reader: Reader) -> Iterator[_Segment]:
             yield _Segment(reader.since(begin), data)
             continue
         memory = reader.number() if flag == _ACTIVE_IN else 0
-        address = _constant(reader)
+        address, is_64 = _constant(reader)
         data = reader.take(reader.number())
-        yield _Segment(reader.since(begin), data, memory, address)
+        yield _Segment(reader.since(begin), data, memory, address, is_64)
 
 
-def _constant(reader: Reader) -> int | None:
-    """The number that a constant expression is; None for one that is more than a number."""
+def _constant(reader: Reader) -> tuple[int | None, bool]:
+    """The number that a constant expression is, and whether of 64 bits; None for one that is more than a number."""
     begin = reader.position
     wide = {0x41: 32, 0x42: 64}.get(reader.byte())
     if wide is not None:
         number = reader.signed() & ((1 << wide) - 1)
         if reader.byte() == 0x0B:
-            return number
+            return number, wide == 64
     reader.go_back(begin)
     reader.skip_expression()
-    return None
+    return None, False
 
 
 def _is_known(segment: _Segment, memories: tuple[Memory, ...]) -> bool:
@@ -168,6 +159,8 @@ def _is_known(segment: _Segment, memories: tuple[Memory, ...]) -> bool:
     if segment.memory >= len(memories):
         return False  # for the engine to refuse
     memory = memories[segment.memory]
+    if segment.is_64 != memory.is_64:
+        return False  # as above
     inside = segment.address is not None and segment.address + len(segment.data) <= memory.minimum * PAGE
     return inside and not memory.imported
 
@@ -252,15 +245,7 @@ def _segment(each: _Range, *, is_64: bool) -> bytes:
     """A segment at the sum of its address and zero, which the engine does not take for a constant."""
     constant, add = (0x42, 0x7C) if is_64 else (0x41, 0x6A)
     place = bytes([constant]) + _signed_leb(each.begin, 64 if is_64 else 32) + bytes([constant, 0, add, 0x0B])
-    return bytes([_ACTIVE_IN]) + _leb(each.memory) + place + _leb(len(each.data)) + bytes(each.data)
-
-
-def _leb(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(out) + bytes([number])
+    return bytes([_ACTIVE_IN]) + leb(each.memory) + place + leb(len(each.data)) + bytes(each.data)
 
 
 def _signed_leb(number: int, width: int) -> bytes:

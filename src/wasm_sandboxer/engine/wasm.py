@@ -170,6 +170,25 @@ def sections(data: bytes) -> Iterator[tuple[int, bytes]]:
         yield number, reader.take(reader.number())
 
 
+def numbered_sections(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Each section's number, all of it as it stands, and its content; raises as sections()."""
+    reader = Reader(data, 8)
+    while not reader.at_end():
+        begin = reader.position
+        number = reader.byte()
+        body = reader.take(reader.number())
+        yield number, data[begin : reader.position], body
+
+
+def leb(number: int) -> bytes:
+    """An unsigned number as LEB128."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
 def _imported(reader: "Reader") -> Iterator[tuple[int, Memory]]:
     for _ in range(reader.number()):
         reader.take(reader.number())

@@ -8,7 +8,7 @@ Source: WebAssembly core specification, binary format: modules.
 
 from collections.abc import Iterator
 
-from wasm_sandboxer.engine.wasm import Memory, Reader, sections
+from wasm_sandboxer.engine.wasm import Memory, Reader, leb, sections
 from wasm_sandboxer.errors import ModuleError
 
 _PREAMBLE = b"\0asm\1\0\0\0"
@@ -44,7 +44,7 @@ def capped(module: bytes, pages: int) -> bytes:
         if number == _MEMORIES:
             reader = Reader(body)
             types = [reader.memory() for _ in range(reader.number())]
-            parts.append((number, _number(len(types)) + b"".join(_capped(each, pages) for each in types)))
+            parts.append((number, leb(len(types)) + b"".join(_capped(each, pages) for each in types)))
         else:
             parts.append((number, body))
     return _joined(parts)
@@ -54,7 +54,7 @@ def _capped(memory: Memory, pages: int) -> bytes:
     if memory.minimum > pages:
         raise ModuleError(f"it needs {memory.minimum} pages of memory to start, and its limit is {pages}")
     flags = 1 | (2 if memory.shared else 0)  # of 64 bits there are none
-    return bytes([flags]) + _number(memory.minimum) + _number(min(pages, _maximum(memory)))
+    return bytes([flags]) + leb(memory.minimum) + leb(min(pages, _maximum(memory)))
 
 
 def _maximum(memory: Memory) -> int:
@@ -65,11 +65,11 @@ def _renamed(exports: bytes) -> bytes:
     """The exports under names that no host looks for; what they are stays exported, as code may count on it."""
     reader = Reader(exports)
     count = reader.number()
-    out = bytearray(_number(count))
+    out = bytearray(leb(count))
     for _ in range(count):
         name = b"tried " + reader.take(reader.number())
         kind, index = reader.byte(), reader.number()
-        out += _number(len(name)) + name + bytes([kind]) + _number(index)
+        out += leb(len(name)) + name + bytes([kind]) + leb(index)
     return bytes(out)
 
 
@@ -80,14 +80,5 @@ def _joined(parts: list[tuple[int, bytes]]) -> bytes:
 def _pieces(parts: list[tuple[int, bytes]]) -> Iterator[bytes]:
     yield _PREAMBLE
     for number, body in parts:
-        yield bytes([number]) + _number(len(body))
+        yield bytes([number]) + leb(len(body))
         yield body
-
-
-def _number(value: int) -> bytes:
-    """As unsigned LEB128."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes(out) + bytes([value])

@@ -122,12 +122,11 @@ def directly(function: str, *arguments: Any) -> Any:
     return getattr(ffi, function)(*arguments)
 
 
-def instantiate(context: Any, module: Any, imports: Any, count: int, caller: Caller = directly) -> Any:
-    """An instance of the module in the store; raises EngineError, also for a trap in its start function."""
+def instantiate(context: Any, module: Any, imports: Any, count: int) -> Any:
+    """An instance of the module in the store; raises EngineError."""
     instance = ffi.wasmtime_instance_t()
     trap = null_trap()
-    error = caller("wasmtime_instance_new", context, module, imports, count, instance, trap)
-    check(error, trap)
+    check(directly("wasmtime_instance_new", context, module, imports, count, instance, trap), trap)
     return instance
 
 

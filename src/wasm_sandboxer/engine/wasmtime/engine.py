@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ENGINE_THREAD = "tokio-rt-worker"  # what the engine's own threads are called, in wasmtime 47
 _log = logging.getLogger(__name__)
+_FORM = 2  # what we make of modules before they are compiled; counted on, so that none in another form is loaded
 # A call about files starts the engine's runtime, also one about a file that is not there.
 _WARM_UP = b"""(module
   (import "wasi_snapshot_preview1" "fd_filestat_get" (func $fd_filestat_get (param i32 i32) (result i32)))
@@ -177,5 +178,5 @@ def _own(name: str) -> ModuleSource:
 
 def store_key() -> str:
     """The part of the store that holds what this engine, configuration and processor compiled."""
-    about = f"wasmtime {VERSION} {CONFIGURATION} {platform.machine()} {processor_features()}"
+    about = f"wasmtime {VERSION} {CONFIGURATION} {_FORM} {platform.machine()} {processor_features()}"
     return f"wasmtime-{VERSION}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"

@@ -11,7 +11,7 @@ from typing import Any
 import wasmtime
 
 from wasm_sandboxer.engine.wasmtime import binding
-from wasm_sandboxer.engine.wasmtime.binding import WASI, Caller, EngineError, ffi
+from wasm_sandboxer.engine.wasmtime.binding import WASI, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.guest import Stdio
@@ -76,11 +76,10 @@ def instantiate(
     imports: list[Import],
     control: CellControl,
     stdio: Stdio,
-    caller: Caller,
 ) -> Instances:
     """Instantiate a module whose imports are all WASI's, with the shim if `stdio` or a wait may need it.
 
-    Its start function is called by `caller`. Raises EngineError, also for what that does.
+    Nothing of the guest's runs: its start function is an export (engine/starting.py). Raises EngineError.
     """
     made = Instances(context, binding.instantiate(context, runtime.trampoline.ptr(), None, 0))
     externs = binding.externs(
@@ -91,11 +90,7 @@ def instantiate(
             for item in imports
         ]
     )
-    try:
-        made.guest = binding.instantiate(context, module.ptr(), externs, len(imports), caller)
-    except EngineError as error:
-        error.exit_status = made.exit_code()
-        raise
+    made.guest = binding.instantiate(context, module.ptr(), externs, len(imports))
     memory = made.export(b"memory")
     if memory is not None and memory.kind == binding.MEMORY:
         made.memory = memory
@@ -118,7 +113,9 @@ def _add_shim(runtime: Runtime, made: Instances, memory: Any, control: CellContr
         _flags(context, stdio),
         binding.instance_export(context, made.trampoline, b"table"),
     ]
-    binding.instantiate(context, runtime.shim.ptr(), binding.externs(imports), len(imports))
+    shim = binding.instantiate(context, runtime.shim.ptr(), binding.externs(imports), len(imports))
+    none = (ffi.wasmtime_val_t * 0)()
+    binding.call(context, binding.instance_export(context, shim, b"begin").of.func, none, none)
 
 
 def _wasi(runtime: Runtime, context: Any, name: bytes) -> Any:

@@ -12,6 +12,7 @@ import wasmtime
 from wasm_sandboxer.engine.entry import COMMAND, REACTOR, describe_entry, entry_of
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import ANYWHERE, Carried, Control, ExportItem, ImportItem, Kind, Within
+from wasm_sandboxer.engine.starting import EXPORT
 from wasm_sandboxer.engine.store import Held
 from wasm_sandboxer.engine.values import format_result
 from wasm_sandboxer.engine.wasmtime import binding, traps, wasi
@@ -84,8 +85,8 @@ class CoreProgram:
             context = store_context(store)
             binding.check(ffi.wasmtime_context_set_wasi(context, wasi.build(guest)))
             try:
-                start = into_guest if self._starts else binding.directly
-                made = instantiate(self._runtime, context, self._module, self._imports, control, stdio, start)
+                made = instantiate(self._runtime, context, self._module, self._imports, control, stdio)
+                self._start(made, into_guest)
             except EngineError as error:
                 if error.exit_status is None and not (error.trap or control.stopped):
                     raise ModuleError(f"its instance could not be made: {error.first_line}") from None
@@ -107,6 +108,18 @@ class CoreProgram:
         except wasmtime.WasmtimeError as error:
             return describe_missing(self._runtime, self.imports, str(error))
         return ""
+
+    def _start(self, made: Instances, into_guest: Caller) -> None:
+        """Call the guest's start function, if it has one."""
+        if not self._starts:
+            return
+        function = made.export(EXPORT.encode()).of.func
+        none = (ffi.wasmtime_val_t * 0)()
+        try:
+            binding.call(made.context, function, none, none, into_guest)
+        except EngineError as error:
+            error.exit_status = made.exit_code()
+            raise
 
     def _enter(
         self, made: Instances, name: str, arguments: list[int | float], out: int | None, into_guest: Caller

@@ -38,11 +38,10 @@
   (global $stdin (mut i32) (i32.const -1))
   (global $stdout (mut i32) (i32.const -1))
   (global $stderr (mut i32) (i32.const -1))
-  (func $start
+  (func (export "begin")
     (if (i32.and (global.get $flags) (i32.const 8)) (then (global.set $stdin (i32.const 0))))
     (if (i32.and (global.get $flags) (i32.const 16)) (then (global.set $stdout (i32.const 1))))
     (if (i32.and (global.get $flags) (i32.const 32)) (then (global.set $stderr (i32.const 2)))))
-  (start $start)
 
   ;; Which of them a descriptor is: 0, 1, 2, or -1 for none.
   (func $standard (param $fd i32) (result i32)
