@@ -83,6 +83,7 @@ def test_a_trap_in_a_function_names_it(cli: Cli) -> None:
         ("i32", "1_000", "1000"), ("i32", "+7", "7"),
         ("i64", "-9223372036854775808", "-9223372036854775808"), ("i64", "18446744073709551615", "-1"),
         ("f32", "0.1", "0.1"), ("f32", "-0", "-0.0"), ("f32", "inf", "inf"), ("f32", "16777217", "16777216.0"),
+        ("f32", "3.4028235e38", "3.4028235e+38"), ("f32", "-3.4028235e38", "-3.4028235e+38"),
         ("f64", "0.1", "0.1"), ("f64", "1e308", "1e+308"), ("f64", "nan", "nan"), ("f64", "-inf", "-inf"),
     ],
 )  # fmt: skip
@@ -107,6 +108,8 @@ def test_arguments_become_parameters_and_come_back(
          "argument 1 of i64 must be i64, and 18446744073709551616 does not fit into 64 bits"),
         ("i64", ["9" * 5000], f"argument 1 of i64 must be i64, not '{'9' * 40}'"),
         ("f32", ["1e39"], "argument 1 of f32 must be f32, not '1e39'"),
+        ("f32", ["1e400"], "argument 1 of f32 must be f32, not '1e400'"),
+        ("f64", ["1e400"], "argument 1 of f64 must be f64, not '1e400'"),
         ("f64", ["one"], "argument 1 of f64 must be f64, not 'one'"),
         ("ref", ["1"], "argument 1 of ref is of type externref, which cannot be given as text"),
     ],

@@ -267,35 +267,29 @@ class ModuleStore:
 
     def _evict(self) -> None:
         """Remove least recently used modules until the store fits its capacity, and temporaries nobody owns."""
-        entries = self.entries()
-        excess = sum(entry.size for entry in entries) - self._capacity
-        for entry in reversed(entries):
+        files = sorted(
+            self._sizes()
+        )  # by stat alone: to read every index takes long, and each compilation comes here
+        excess = sum(size for _, size, _ in files) - self._capacity
+        for _, size, path in files:
             if excess <= 0:
                 break
-            if self._remove_unused(entry):
-                excess -= entry.size
+            if _remove_unused(path):
+                excess -= size
         for path in self._modules.glob("*/*.tmp"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     path.unlink()
 
+    def _sizes(self) -> Iterator[tuple[float, int, Path]]:
+        """When each module was last used, the bytes of its code, and where that is."""
+        for path in self._modules.glob("*/*.json"):
+            code = path.with_suffix(".cwasm")
+            with suppress(FileNotFoundError):
+                yield path.stat().st_mtime, code.stat().st_size, code
+
     def _remove_unused(self, entry: Entry) -> bool:
-        path = self._modules / entry.key / f"{entry.digest}.cwasm"
-        try:
-            fd = os.open(path, _READ)
-        except FileNotFoundError:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        else:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            return True
-        finally:
-            os.close(fd)
+        return _remove_unused(self._modules / entry.key / f"{entry.digest}.cwasm")
 
 
 def _own_folder(folder: Path) -> None:
@@ -329,6 +323,25 @@ def _is_same(path: Path, fd: int) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(path.lstat(), os.fstat(fd))
     return False
+
+
+def _remove_unused(path: Path) -> bool:
+    """Remove compiled code with its index, unless somebody uses it."""
+    try:
+        fd = os.open(path, _READ)
+    except FileNotFoundError:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(fd)
 
 
 def _facts(index: dict[str, Any]) -> Facts:

@@ -1,7 +1,9 @@
 """Core values as text: arguments parsed to a function's parameter types, results printed."""
 
+import math
 import re
 import struct
+from contextlib import suppress
 from typing import Any
 
 from wasm_sandboxer.engine.interface import Signature
@@ -32,6 +34,8 @@ def _parse(what: str, param: str, text: str) -> int | float:
             struct.pack(_FLOAT[param], value)
         except (ValueError, OverflowError):
             raise ModuleError(f"{what} must be {param}, not {text!r}") from None
+        if math.isinf(value) and "inf" not in text.lower():
+            raise ModuleError(f"{what} must be {param}, not {text!r}")
         return value
     raise ModuleError(f"{what} is of type {param}, which cannot be given as text")
 
@@ -54,6 +58,7 @@ def format_result(param: str, value: Any) -> str:
         return str(value)
     for digits in range(1, 9):
         short = f"{value:.{digits}g}"
-        if struct.pack("<f", float(short)) == struct.pack("<f", value):
-            return str(float(short))
+        with suppress(OverflowError):  # rounded up, it is more than the largest
+            if struct.pack("<f", float(short)) == struct.pack("<f", value):
+                return str(float(short))
     return str(float(f"{value:.9g}"))
