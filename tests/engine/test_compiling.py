@@ -39,6 +39,12 @@ def test_a_module_with_more_exports_than_the_host_would_read_is_refused(guests: 
     assert "1 MiB is the bound" in message
 
 
+def test_a_component_with_more_tables_than_the_host_would_read_is_refused(guests: Guests, tmp_path: Path) -> None:
+    tables = module(section(4, leb(100) + b"\x70\x00\x00" * 100))
+    message = refused(guests, tmp_path, COMPONENT_PREAMBLE + section(1, tables) * 200)
+    assert "its 0 memories and 20000 tables take" in message
+
+
 def test_many_exports_are_no_harm(guests: Guests, tmp_path: Path) -> None:
     path = tmp_path / "module.wasm"
     path.write_bytes(many_exports(5000))

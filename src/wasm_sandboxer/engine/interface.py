@@ -7,13 +7,17 @@ from a module the engine has found valid, and the store keeps them.
 Source: WebAssembly core specification 3.0, binary format: types, modules.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from wasm_sandboxer.engine.protocol import ExportItem, ImportItem
-from wasm_sandboxer.engine.wasm import Memory, Reader, sections
+from wasm_sandboxer.engine.wasm import Memory, Reader, Spaces, sections
 from wasm_sandboxer.errors import ModuleError
+from wasm_sandboxer.units import format_size
+
+_MOST_DESCRIBED = 1 << 20  # bytes, as JSON; some ten thousand imports and exports
 
 _TYPES, _IMPORTS, _FUNCTIONS, _TABLES, _MEMORIES, _GLOBALS, _EXPORTS, _START, _TAGS = 1, 2, 3, 4, 5, 6, 7, 8, 13
 _FUNC, _TABLE, _MEMORY, _GLOBAL, _TAG = range(5)  # kinds of imports and exports
@@ -63,6 +67,20 @@ class Interface:
             },
             starts=found["starts"],
         )
+
+
+def check_description(interface: Interface | None, spaces: Spaces) -> None:
+    """Raise ModuleError if there is more to a module than the host shall read, each time the module is loaded."""
+    size = len(json.dumps([interface and asdict(interface), asdict(spaces)]))
+    if size <= _MOST_DESCRIBED:
+        return
+    if interface is not None:  # a core module's memories and tables are few: the engine bounds them
+        what = f"{len(interface.imports)} imports and {len(interface.exports)} exports"
+    else:
+        what = f"{len(spaces.memories)} memories and {len(spaces.tables)} tables"
+    raise ModuleError(
+        f"its {what} take {format_size(size)} to describe, and {format_size(_MOST_DESCRIBED)} is the bound"
+    )
 
 
 def interface_of(module: bytes) -> Interface:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer.engine import wasm
-from wasm_sandboxer.engine.interface import Interface, interface_of
+from wasm_sandboxer.engine.interface import Interface, check_description, interface_of
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmedge import rewriting, tool
@@ -110,6 +110,7 @@ def _prepare(argument: bytes, fds: tuple[int, ...]) -> bytes:
             _check(_try(given["binary"], module, {}), linked=False)
         # The module is valid, or this could not be read.
         interface = interface_of(module)
+        check_description(interface, spaces)
         check_sockets(interface)
     except ModuleError as error:
         return _refusal(str(error))

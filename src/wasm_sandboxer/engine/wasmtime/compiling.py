@@ -11,16 +11,14 @@ import wasmtime
 
 from wasm_sandboxer.engine import image, wasm
 from wasm_sandboxer.engine.image import Arranged, Image
-from wasm_sandboxer.engine.interface import Interface, interface_of
+from wasm_sandboxer.engine.interface import Interface, check_description, interface_of
 from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.starting import export_start
 from wasm_sandboxer.engine.wasm import Spaces
 from wasm_sandboxer.engine.wasmtime.runtime import configuration
 from wasm_sandboxer.errors import ModuleError, UnknownFeature
 from wasm_sandboxer.forking.jobs import Jobs
-from wasm_sandboxer.units import format_size
 
-_MOST_INTERFACE = 1 << 20  # bytes, as JSON; some ten thousand imports and exports
 _UNKNOWN_FEATURE = "feature required"  # as wasmtime says of an instruction that belongs to a proposal
 # Where text is wrong, and below it a picture of that, which takes more than one line.
 _PLACE_IN_TEXT = re.compile(r"\s*--> <anon>:(\d+):(\d+)\n.*", re.DOTALL)
@@ -54,31 +52,17 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         arranged = _arrange(engine, kind, binary)
         code = _code(engine, kind, binary, arranged.binary)
         interface = interface_of(binary) if kind is Kind.MODULE else None
+        check_description(interface, spaces)
     except wasmtime.WasmtimeError as error:
         report = one_line(str(error))
         return _refusal(report, unknown=_UNKNOWN_FEATURE in report)
     except ModuleError as error:
         return _refusal(str(error))
-    if interface is not None and (much := _too_much(interface)):
-        return _refusal(much)
     _write(target, code)
-    compiled = Compiled(
-        kind=kind,
-        spaces=spaces,
-        interface=interface,
-        image=_append_image(target, len(code), arranged) if arranged.data else None,
-        seconds=time.perf_counter() - begun,
-    )
+    mapped = _append_image(target, len(code), arranged) if arranged.data else None
+    seconds = time.perf_counter() - begun
+    compiled = Compiled(kind=kind, spaces=spaces, interface=interface, image=mapped, seconds=seconds)
     return json.dumps(asdict(compiled)).encode()
-
-
-def _too_much(interface: Interface) -> str:
-    """Why a module's imports and exports are more than the host shall read, each time the module is loaded."""
-    size = len(json.dumps(asdict(interface)))
-    if size <= _MOST_INTERFACE:
-        return ""
-    counts = f"{len(interface.imports)} imports and {len(interface.exports)} exports"
-    return f"its {counts} take {format_size(size)} to describe, and {format_size(_MOST_INTERFACE)} is the bound"
 
 
 def _code(engine: wasmtime.Engine, kind: Kind, binary: bytes, arranged: bytes) -> bytes:
