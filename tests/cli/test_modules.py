@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.cli import Cli, example, wait_for_guest
 from tests.support.modules import wasi
 
@@ -102,6 +104,31 @@ def test_prune_keeps_what_was_used_lately(fresh: Cli) -> None:
     assert [line.split()[-1] for line in ended.lines[:-1]] == ["exit.wasm"]
     assert ended.lines[-1].startswith("freed ")
     assert names(fresh) == ["hello.wasm"]
+
+
+def mounted(command: str) -> tuple[str, ...]:
+    """What starts a program where this mount has been made."""
+    return ("unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh")
+
+
+@pytest.mark.usefixtures("superuser")
+@pytest.mark.parametrize("verb", ["rm", "prune"])
+def test_a_store_that_cannot_be_written_is_named(fresh: Cli, verb: str) -> None:
+    fresh("compile", example("exit"))
+    digest = json.loads(fresh("modules", "ls", "--json").lines[0])["digest"]
+    read_only = mounted(f"mount --bind {fresh.root} {fresh.root} && mount -o remount,bind,ro {fresh.root}")
+    said = fresh.refused("modules", verb, *([digest] if verb == "rm" else []), wrapper=read_only)
+    assert said.startswith(f"cannot write to the module store at {fresh.root}")
+    assert said.endswith("Read-only file system; choose another with --root")
+
+
+@pytest.mark.usefixtures("superuser")
+def test_a_store_without_room_is_named_and_not_the_module(fresh: Cli) -> None:
+    fresh("modules", "ls")
+    full = mounted(f"mount -t tmpfs -o size=64k,mode=700 none {fresh.root}")
+    said = fresh.refused("compile", example("worker"), wrapper=full)
+    assert "cannot write to the module store at" in said
+    assert said.endswith("No space left on device; make room there, or choose another with --root")
 
 
 def test_prune_removes_what_another_version_compiled(fresh: Cli) -> None:

@@ -179,6 +179,17 @@ def replace_by_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def replace_by_socket(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir(mode=0o700)
+    (path / "something").touch()
+
+
 TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit flipped": (flip, "its content was changed"),
     "a bit flipped and the times restored": (restore_times, "its content was changed"),
@@ -190,6 +201,8 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "writable by all": (lambda path: path.chmod(0o602), "somebody else owns it or may write it"),
     "a link": (replace_by_link, "a symbolic link is in its place"),
     "a fifo": (replace_by_fifo, "somebody else owns it or may write it"),
+    "a socket": (replace_by_socket, "a socket is in its place"),
+    "a folder": (replace_by_folder, "somebody else owns it or may write it"),
 }
 
 
@@ -243,6 +256,23 @@ def test_an_index_with_a_part_missing_is_thrown_away(store: ModuleStore, folder:
     content = json.loads(index.read_bytes())
     del content[missing]
     index.write_text(json.dumps(content))
+    assert found(store, digest) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("source_size", "abc"), ("source_size", 10**400), ("source", 5), ("compile_seconds", None),
+     ("image", {"offset": "0", "address": 0, "size": 0, "memory": 0}), ("image", [1])],
+)  # fmt: skip
+def test_an_index_with_another_type_in_it_is_thrown_away(
+    store: ModuleStore, folder: Path, name: str, value: object
+) -> None:
+    digest = put(store)
+    index = folder / f"{digest}.json"
+    content = json.loads(index.read_bytes())
+    content["facts"][name] = value
+    index.write_text(json.dumps(content))
+    assert store.entries() == []
     assert found(store, digest) is None
 
 
@@ -342,6 +372,27 @@ def test_old_temporary_files_are_swept_and_young_ones_kept(store: ModuleStore, f
     os.utime(folder / "old.1.tmp", (time.time() - 3700,) * 2)
     put(store)
     assert [path.name for path in folder.glob("*.tmp")] == ["young.1.tmp"]
+
+
+def test_pruning_removes_what_ended_processes_left_and_what_cannot_be_read(store: ModuleStore, folder: Path) -> None:
+    (folder / f"{put(store, 'a')}.json").write_text("{")
+    (folder / f"{put(store, 'b')}.json").unlink()
+    replace_by_link(folder / f"{put(store, 'c')}.cwasm")
+    for name in ("dead.lock", "dead.1.tmp", "gone.1.tmp", "gone.1.index.tmp"):
+        (folder / name).touch()
+    kept = put(store, "kept")
+    with store.compiling("alive"), store.new_file("alive"):
+        assert store.prune(unused_for=60) == []
+        names = {path.name for path in folder.iterdir() if path.suffix != ".elsewhere"}
+        assert names == {"alive.lock", f"alive.{os.getpid()}.tmp", f"{kept}.cwasm", f"{kept}.json"}
+
+
+def test_what_is_being_published_is_not_pruned(store: ModuleStore, folder: Path) -> None:
+    held = hold(store, "d")
+    (folder / "d.json").unlink()  # as before it is written
+    store.prune()
+    assert (folder / "d.cwasm").exists()
+    held.close()
 
 
 def test_a_compiler_that_was_killed_leaves_its_place_to_the_next(fresh: Cli, tmp_path: Path) -> None:
@@ -510,6 +561,20 @@ def test_removal_knows_what_it_removes(store: ModuleStore) -> None:
         store.remove("")
     assert store.remove(digest[:6]).digest == digest
     assert store.entries() == []
+
+
+def test_a_folder_in_a_modules_place_is_removed_too(store: ModuleStore, folder: Path) -> None:
+    for remove in (lambda digest: [store.remove(digest)], lambda _: store.prune()):
+        digest = put(store)
+        replace_by_folder(folder / f"{digest}.cwasm")
+        assert [entry.digest for entry in remove(digest)] == [digest]
+        assert list(folder.iterdir()) == []
+
+
+def test_eviction_reads_no_index(store: ModuleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store)
+    monkeypatch.setattr(ModuleStore, "entries", lambda _: pytest.fail("an index was read"))
+    put(store, "b")
 
 
 def test_removal_of_what_is_in_use_is_refused(store: ModuleStore) -> None:

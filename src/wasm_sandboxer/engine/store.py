@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from wasm_sandboxer.errors import FailedPrecondition, NotFound, Unavailable
 
 DEFAULT_CAPACITY = 4 << 30
 _STALE_SECONDS = 3600  # a temporary file this old belongs to a process that died
+_NO_FILE = (errno.ELOOP, errno.ENXIO)  # what opening says of a symbolic link, with O_NOFOLLOW, and of a socket
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # not waiting for a FIFO's writer
 _log = logging.getLogger(__name__)
 
@@ -119,9 +121,10 @@ class ModuleStore:
                 self._distrust(digest, str(problem))
                 return None
             except OSError as error:
-                if error.errno != errno.ELOOP:  # what O_NOFOLLOW says of a symbolic link
+                if error.errno not in _NO_FILE:
                     raise Unavailable(f"cannot read the module store at {self._folder}: {error.strerror}") from None
-                self._distrust(digest, "a symbolic link is in its place")
+                what = "symbolic link" if error.errno == errno.ELOOP else "socket"
+                self._distrust(digest, f"a {what} is in its place")
                 return None
             with suppress(OSError):
                 os.utime(self._folder / f"{digest}.json")
@@ -133,7 +136,7 @@ class ModuleStore:
         """Hold the right to compile this module, waiting for whoever holds it now."""
         path = self._folder / f"{digest}.lock"
         while True:
-            with self._writing():
+            with self.writing():
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -156,7 +159,7 @@ class ModuleStore:
         For the holder of compiling(): a file of this name was left by a process that died with our id.
         """
         path = self._temporary(digest)
-        with self._writing():
+        with self.writing():
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -167,7 +170,7 @@ class ModuleStore:
 
     def publish(self, digest: str, fd: int, facts: Facts) -> Held:
         """Make what was written to new_file's descriptor the module's compiled form; durable, whole or not at all."""
-        with self._writing():
+        with self.writing():
             code = _sha256(fd)
             os.fsync(fd)
             fcntl.flock(fd, fcntl.LOCK_SH)  # before it has a name: nobody may evict what is about to be used
@@ -191,15 +194,21 @@ class ModuleStore:
                 f"{digest!r} is the beginning of {len(matches)} modules' digests; give more of it"
             )
         for entry in matches:
-            if not self._remove_unused(entry):
+            if not self._remove(entry):
                 raise FailedPrecondition(f"module {entry.digest[:12]} is in use")
         return matches[0]
 
     def prune(self, *, unused_for: float = 0) -> list[Entry]:
-        """Remove what nobody uses, was not used for so many seconds, or was compiled by another version."""
+        """Remove what nobody uses, was not used for so many seconds, or was compiled by another version.
+
+        And what is of no use to anybody: files whose index cannot be read, and what ended processes left.
+        """
         now = time.time()
-        old = [entry for entry in self.entries() if self._is_old(entry.key) or now - entry.last_used >= unused_for]
-        removed = [entry for entry in old if self._remove_unused(entry)]
+        entries = self.entries()
+        old = [entry for entry in entries if self._is_old(entry.key) or now - entry.last_used >= unused_for]
+        removed = [entry for entry in old if self._remove(entry)]
+        with self.writing():
+            self._sweep({(entry.key, entry.digest) for entry in entries})
         for folder in self._modules.iterdir():
             if folder.name != self._key:
                 with suppress(OSError):  # not empty: something in it is in use
@@ -214,12 +223,15 @@ class ModuleStore:
         return self._folder / f"{digest}.{os.getpid()}.tmp"
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Raise Unavailable, which names the store and says what to do, for an OSError of what is done inside."""
         try:
             yield
         except OSError as error:
+            room = "make room there, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise Unavailable(
-                f"cannot write to the module store at {self._folder}: {error.strerror}; choose another with --root"
+                f"cannot write to the module store at {self._folder}: {error.strerror}; "
+                f"{room}choose another with --root"
             ) from None
 
     def _check(self, fd: int, digest: str) -> Facts:
@@ -246,9 +258,9 @@ class ModuleStore:
 
     def discard(self, digest: str) -> None:
         """Remove a compiled module whatever its state; programs that have it mapped keep it."""
-        with self._writing():
+        with self.writing():
             for suffix in ("json", "cwasm"):
-                (self._folder / f"{digest}.{suffix}").unlink(missing_ok=True)
+                _delete(self._folder / f"{digest}.{suffix}")
 
     def _write_index(self, digest: str, fd: int, code: str, facts: Facts) -> None:
         index = {
@@ -288,8 +300,24 @@ class ModuleStore:
             with suppress(FileNotFoundError):
                 yield path.stat().st_mtime, code.stat().st_size, code
 
-    def _remove_unused(self, entry: Entry) -> bool:
-        return _remove_unused(self._modules / entry.key / f"{entry.digest}.cwasm")
+    def _remove(self, entry: Entry) -> bool:
+        with self.writing():
+            return _remove_unused(self._modules / entry.key / f"{entry.digest}.cwasm")
+
+    def _sweep(self, known: set[tuple[str, str]]) -> None:
+        """Remove files that belong to no known module, and what compilations left whose process was killed.
+
+        What is being compiled is locked, and what is being published is in use.
+        """
+        for path in [*self._modules.glob("*/*.cwasm"), *self._modules.glob("*/*.json")]:
+            if (path.parent.name, path.stem) not in known:
+                _remove_unused(path.with_suffix(".cwasm"))
+        left = list(self._modules.glob("*/*.tmp"))  # before the locks: what comes later belongs to somebody
+        for path in self._modules.glob("*/*.lock"):
+            _remove_unused(path)
+        for path in left:
+            if not path.with_name(f"{path.name.partition('.')[0]}.lock").exists():
+                _delete(path)
 
 
 def _own_folder(folder: Path) -> None:
@@ -326,26 +354,41 @@ def _is_same(path: Path, fd: int) -> bool:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove compiled code with its index, unless somebody uses it."""
-    try:
-        fd = os.open(path, _READ)
-    except FileNotFoundError:
-        path.with_suffix(".json").unlink(missing_ok=True)
+    """Remove compiled code with its index, or a lock, unless somebody holds it."""
+    with ExitStack() as undo:
+        try:
+            fd = os.open(path, _READ)
+            undo.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+        if path.suffix == ".cwasm":
+            _delete(path.with_suffix(".json"))
+        _delete(path)
         return True
+
+
+def _delete(path: Path) -> None:
+    """Remove whatever has this name, a folder too: what lies in the store's own folder is the store's."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        return True
-    finally:
-        os.close(fd)
+    except IsADirectoryError:
+        shutil.rmtree(path)
 
 
 def _facts(index: dict[str, Any]) -> Facts:
+    """What an index says of a module; raises ValueError, KeyError or TypeError for what publish() does not write."""
     facts = index["facts"]
+    numbers = [facts["source_size"], *(facts["image"] or {}).values()]
+    if not all(isinstance(number, int) and 0 <= number < 1 << 63 for number in numbers):
+        raise ValueError("a size is no number of bytes")
+    if not (isinstance(facts["source"], str) and isinstance(facts["compile_seconds"], float | int)):
+        raise TypeError("a name or a time has another type")
     interface = None if facts["interface"] is None else Interface.from_json(facts["interface"])
     image = None if facts["image"] is None else Image(**facts["image"])
     read = {"kind": Kind(facts["kind"]), "spaces": Spaces.from_json(facts["spaces"])}
@@ -365,7 +408,7 @@ def _entry(index_path: Path) -> Entry | None:
             last_used=index_path.stat().st_mtime,
             in_use=_in_use(code_path),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

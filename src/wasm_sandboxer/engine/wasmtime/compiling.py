@@ -58,8 +58,11 @@ def _compile(_argument: bytes, fds: tuple[int, ...]) -> bytes:
         return _refusal(report, unknown=_UNKNOWN_FEATURE in report)
     except ModuleError as error:
         return _refusal(str(error))
-    _write(target, code)
-    mapped = _append_image(target, len(code), arranged) if arranged.data else None
+    try:
+        _write(target, code)
+        mapped = _append_image(target, len(code), arranged) if arranged.data else None
+    except OSError as error:
+        return json.dumps({"unwritten": error.errno}).encode()
     seconds = time.perf_counter() - begun
     compiled = Compiled(kind=kind, spaces=spaces, interface=interface, image=mapped, seconds=seconds)
     return json.dumps(asdict(compiled)).encode()
@@ -113,8 +116,13 @@ def _write(target: int, data: bytes) -> None:
 
 
 def read_answer(answer: bytes) -> Compiled:
-    """What the job answered; raises ModuleError with the reason why the module cannot be compiled."""
+    """What the job answered; raises ModuleError with the reason why the module cannot be compiled.
+
+    And OSError where what it was compiled to could not be written.
+    """
     found = json.loads(answer)
+    if "unwritten" in found:
+        raise OSError(found["unwritten"], os.strerror(found["unwritten"]))
     if "refused" in found:
         raise (UnknownFeature if found["unknown"] else ModuleError)(found["refused"])
     interface, mapped = found["interface"], found["image"]

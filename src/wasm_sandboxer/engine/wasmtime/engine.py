@@ -152,7 +152,8 @@ class WasmtimeEngine:
                 answer = self._runner.run(compiling.JOB, b"", (file, target), self._bounds.of_job, waiting)
             except JobFailed as failure:
                 raise self._bounds.explain(failure) from None
-            compiled = compiling.read_answer(answer)
+            with self._store.writing():
+                compiled = compiling.read_answer(answer)
             facts = Facts(
                 kind=compiled.kind,
                 spaces=compiled.spaces,
