@@ -2,7 +2,8 @@
 ;;
 ;; The table breaks a circle. The guest needs these functions to be instantiated; the shim needs the guest's
 ;; memory, which exists only once the guest does. So the guest gets these, and the shim fills the table
-;; afterwards. Until then (in the module's own start function) they answer ENOSYS.
+;; afterwards, and only then is the guest's start function called (engine/starting.py). For a guest without the
+;; shim they answer ENOSYS.
 ;;
 ;; proc_exit is implemented here, since the engine's own refuses codes from 126 on: the code is kept in a global
 ;; for the host, and the guest ends by a trap that the host knows from `exited` to be none.
