@@ -109,14 +109,53 @@ def test_a_huge_random_get_is_stopped(cli: Cli, wat: Callable[..., Path]) -> Non
     assert (process.returncode, took < AT_ONCE) == (143, True), took
 
 
-def test_a_signal_during_compilation_leaves_no_half_module(fresh: Cli, heavy: Path) -> None:
-    process = fresh.start("run", heavy)
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("verb", ["run", "compile"])
+def test_a_signal_during_compilation_leaves_no_half_module(
+    fresh: Cli, heavy: Path, verb: str, number: signal.Signals
+) -> None:
+    process = fresh.start(verb, heavy)
     deadline = time.monotonic() + PATIENCE
     while not list(fresh.root.glob("modules/*/*.tmp")) and time.monotonic() < deadline:
         time.sleep(0.005)
-    took = end_by(process, signal.SIGINT)
-    assert (process.returncode, took < AT_ONCE) == (130, True), took
+    took = end_by(process, number)
+    assert (process.returncode, took < AT_ONCE) == (CODES[number], True), took
     assert list(fresh.root.glob("modules/*/*")) == []
+
+
+def test_a_signal_that_the_caller_ignores_is_ignored_during_compilation(fresh: Cli, heavy: Path) -> None:
+    process = fresh.start("run", heavy, wrapper=("sh", "-c", 'trap "" HUP; exec "$@"', "sh"))
+    deadline = time.monotonic() + PATIENCE
+    while not list(fresh.root.glob("modules/*/*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+
+
+def test_sigterm_ends_the_first_process_of_a_container_during_compilation(
+    fresh: Cli, heavy: Path, superuser: None
+) -> None:
+    process = fresh.start("run", heavy, wrapper=("unshare", "--pid", "--fork", "--mount-proc"))
+    deadline = time.monotonic() + PATIENCE
+    while not list(fresh.root.glob("modules/*/*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(first), signal.SIGTERM)
+    assert process.wait(PATIENCE) == 143
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_before_there_is_a_command_line_ends_it_quietly(
+    cli: Cli, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "click.py").write_text("import os, time\nos.write(1, b'importing')\ntime.sleep(60)")
+    process = cli.start("run", example("hello"), env={"PYTHONPATH": str(tmp_path)})
+    assert process.stdout is not None
+    assert process.stdout.read(9) == b"importing"
+    end_by(process, number)
+    assert process.stderr is not None
+    assert (process.returncode, process.stderr.read()) == (CODES[number], b"")
 
 
 def test_what_the_guest_has_written_before_is_kept(cli: Cli) -> None:

@@ -66,7 +66,7 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """The entry point."""
+    """Run the verb that the arguments name."""
     interrupts.install()
     _fill_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -86,8 +86,8 @@ def _fill_closed_streams() -> None:
 def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way to end
     try:
         result: Any = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
-    except click.exceptions.Abort:
-        return 130
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click makes the one of the other
+        return interrupts.exit_code()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return BAD_INPUT
@@ -96,8 +96,6 @@ def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way 
         return complain(f"{error.format_message().rstrip('.')} (see {verb} --help)")
     except WasmSandboxerError as error:
         return complain(str(error))
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         sys.stdout = None  # nobody reads: leave quietly, and let nothing be flushed at the end
         return 141

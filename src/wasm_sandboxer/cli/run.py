@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from wasm_sandboxer.choices import EngineChoice, Isolation
-from wasm_sandboxer.cli import BAD_INPUT, complain, one_line
+from wasm_sandboxer.cli import BAD_INPUT, complain, interrupts, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
 from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, engine_option, store_options
@@ -105,7 +105,7 @@ def run(**options: Any) -> NoReturn:
     except WasmSandboxerError as error:
         code = _complain(str(error), options)
     except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+        code = interrupts.exit_code()
     _leave(code)
 
 
@@ -211,9 +211,10 @@ async def _supervise(
     loop = asyncio.get_running_loop()
     container = Container(guest.argv[0], program, guest, stdio, executor, place=place)
     interrupted: asyncio.Future[Any] = loop.create_future()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in interrupts.NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, and behind a shell's &
             loop.add_signal_handler(number, _interrupt, interrupted, 128 + number)
+    interrupts.check()  # one that was lost before
     if time_limit is not None:
         loop.call_later(time_limit, _interrupt, interrupted, TIMED_OUT)
     starting: asyncio.Future[Any] = asyncio.ensure_future(container.start())

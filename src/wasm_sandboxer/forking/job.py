@@ -91,6 +91,8 @@ def default_signals() -> None:
     """Let the signals that the parent ignores or handles end this process, as they end others."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _apply(bounds: Bounds) -> None:
