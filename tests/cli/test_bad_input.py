@@ -14,6 +14,7 @@ HELLO = example("hello").read_bytes()
 HELLO_COMPONENT = example("hello-component").read_bytes()
 SIZES = "write bytes or a unit, as in 512KiB, 64MiB, 1GiB"
 TIMES = "write seconds or a unit, as in 500ms, 10s, 1h30m"
+CPUS = "write one from 0.001 to 100000, as in 0.5"
 TIMES_OF_X = f"'x' is not a duration; {TIMES}"
 
 
@@ -60,6 +61,11 @@ def test_a_file_that_is_no_module_says_what_it_is(cli: Cli, tmp_path: Path, cont
 def test_a_file_that_is_not_there_is_refused(cli: Cli) -> None:
     assert cli.refused("run", "none.wasm") == "none.wasm: no such file"
     assert cli.refused("run", "none.wasm#f") == "none.wasm: no such file"
+
+
+@pytest.mark.parametrize("module", ["", "#f", "#"])
+def test_a_module_without_a_name_is_refused(cli: Cli, module: str) -> None:
+    assert cli.refused("run", module) == f"'{module}' names no file; write MODULE or MODULE#FUNCTION"
 
 
 def test_a_folder_is_no_module(cli: Cli, tmp_path: Path) -> None:
@@ -284,6 +290,10 @@ def test_arguments_that_are_not_utf8_are_refused(cli: Cli) -> None:
         (["--timeout", "1y"], f"Invalid value for '--timeout': '1y' is not a duration; {TIMES}"),
         (["--timeout", "9" * 400], f"Invalid value for '--timeout': '{'9' * 40}' is longer than anything lasts"),
         (["--compile-timeout", "x"], f"Invalid value for '--compile-timeout': 'x' is not a duration; {TIMES}"),
+        *(
+            (["--cpus", count], f"Invalid value for '--cpus': '{count}' is not a number of processors; {CPUS}")
+            for count in ("nan", "inf", "1e15", "100001", "0", "-1", "1_0", "٣", "")
+        ),
         (["--network", "bridge"], "Invalid value for '--network': 'bridge' is not one of 'none', 'host'"),
         (["--engine", "v8"], "Invalid value for '--engine': 'v8' is not one of 'auto', 'wasmtime', 'wasmedge'"),
         (["--nope"], "No such option '--nope'. Did you mean '--name'?"),

@@ -25,6 +25,35 @@ def report(ended: Ended) -> dict[str, Any]:
     return dict(json.loads(ended.stderr.splitlines()[-1]))
 
 
+# --- the module
+
+
+def test_a_files_name_may_have_a_mark_in_it(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "x#y#z.wasm").write_bytes(example("reactor").read_bytes())
+    (tmp_path / "x").write_text("none")
+    assert cli("run", "x#y#z.wasm").code == 0
+    assert cli("run", "x#y#z.wasm#add", "2", "40").lines == ["42"]
+
+
+def test_a_module_may_come_through_stdin_of_which_the_guest_then_has_none(cli: Cli, tmp_path: Path) -> None:
+    source = example("cat").read_bytes()
+    (tmp_path / "in").write_bytes(source)
+    with (tmp_path / "in").open("rb") as file:
+        for stdin in (source, file):
+            ended = cli("run", "-", stdin=stdin)
+            assert (ended.code, ended.stdout, ended.stderr) == (0, b"", "")
+    assert cli.refused("run", "-", stdin=b"text") == "/dev/stdin: not WebAssembly but text"
+
+
+def test_options_that_only_wasmedge_would_heed_are_not_dropped_in_silence(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("run", "--plugins", tmp_path, "--nn-preload", "a:b:c:d", example("hello"))
+    assert (ended.code, ended.text) == (0, "Hello from WebAssembly!\n")
+    assert ended.stderr.splitlines() == [
+        f"wasm-sandboxer: {option} is not used: wasmtime runs hello.wasm, and only WasmEdge has plugins"
+        for option in ("--plugins", "--nn-preload")
+    ]
+
+
 # --- memory
 
 

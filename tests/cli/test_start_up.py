@@ -65,6 +65,14 @@ def test_every_verb_has_help(cli: Cli, verb: list[str]) -> None:
         assert ended.lines[0].startswith("Usage: wasm-sandboxer ")
 
 
+def test_the_help_of_run_tells_its_exit_codes_in_a_line_each(cli: Cli) -> None:
+    text = cli("run", "--help").text
+    assert "\b" not in text
+    assert "\\b" not in text
+    codes = text.partition("Exit codes:\n")[2].splitlines()
+    assert [line.split()[0] for line in codes] == ["the", "134", "137", "124", "130", "2"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_has_a_source_for_every_shell(cli: Cli, shell: str) -> None:
     ended = cli(env={"_WASM_SANDBOXER_COMPLETE": f"{shell}_source"})
@@ -80,6 +88,11 @@ def test_completion_has_a_source_for_every_shell(cli: Cli, shell: str) -> None:
         ("wasm-sandboxer modules ", {"ls", "rm", "prune"}),
         ("wasm-sandboxer run --net", {"--network"}),
         ("wasm-sandboxer run --network ", {"none", "host"}),
+        ("wasm-sandboxer run exa", {"file exa"}),
+        ("wasm-sandboxer run --dir exa", {"file exa"}),
+        ("wasm-sandboxer run --env-file exa", {"file exa"}),
+        ("wasm-sandboxer run --root exa", {"dir exa"}),
+        ("wasm-sandboxer compile exa", {"file exa"}),
     ],
 )
 def test_completion_completes(cli: Cli, line: str, expected: set[str]) -> None:
@@ -90,7 +103,7 @@ def test_completion_completes(cli: Cli, line: str, expected: set[str]) -> None:
         "COMP_CWORD": str(len(words) - 1),
     }
     ended = cli(env=variables)
-    found = {answer.partition(",")[2] for answer in ended.lines}
+    found = {answer.removeprefix("plain,").replace(",", " ") for answer in ended.lines}
     assert expected <= found, ended
     assert len(words[-1]) == 0 or found == expected
 

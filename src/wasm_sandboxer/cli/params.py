@@ -1,17 +1,21 @@
 """Option types that several verbs share, and the options of the module store and its compiler."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.units import parse_duration, parse_size
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_CPUS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+_FEWEST_CPUS, _MOST_CPUS = 0.001, 100_000  # beyond, the kernel's arithmetic of quotas ends
 
 
 class _Parsed(click.ParamType[Any]):
@@ -30,8 +34,32 @@ class _Parsed(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class _Path(click.ParamType[Any]):
+    """Text that begins with a path, which the shell completes; what follows the mark is not the shell's to know."""
+
+    def __init__(self, name: str, mark: str) -> None:
+        self.name = name
+        self._mark = mark
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        del ctx, param
+        return [] if self._mark in incomplete else [CompletionItem(incomplete, type="file")]
+
+
+def _parse_cpus(text: str) -> float:
+    count = float(text) if _CPUS.fullmatch(text) else 0.0
+    if not _FEWEST_CPUS <= count <= _MOST_CPUS:
+        raise InvalidArgument(
+            f"{text[:40]!r} is not a number of processors; write one from {_FEWEST_CPUS} to {_MOST_CPUS}, as in 0.5"
+        )
+    return count
+
+
 SIZE = _Parsed("size", parse_size)
 DURATION = _Parsed("duration", parse_duration)
+CPUS = _Parsed("cpus", _parse_cpus)
+MODULE = _Path("module", "#")
+GIVEN = _Path("given", ":")
 
 
 def default_root() -> Path:

@@ -19,7 +19,16 @@ from wasm_sandboxer.choices import EngineChoice, Isolation
 from wasm_sandboxer.cli import BAD_INPUT, complain, interrupts, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
-from wasm_sandboxer.cli.params import DURATION, SIZE, default_root, engine_option, store_options
+from wasm_sandboxer.cli.params import (
+    CPUS,
+    DURATION,
+    GIVEN,
+    MODULE,
+    SIZE,
+    default_root,
+    engine_option,
+    store_options,
+)
 from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported, WasmSandboxerError
 
 if TYPE_CHECKING:
@@ -32,12 +41,22 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # as timeout(1) has it
 _GROUP = "wasm-sandboxer-run-"  # and this process's id
+_STDIN = Path("/dev/stdin")
+_EXIT_CODES = """\b
+Exit codes:
+  the guest's own
+  134  it trapped
+  137  it died of --memory
+  124  --timeout has stopped it
+  130  Ctrl-C; 143 SIGTERM; 129 SIGHUP
+  2    the module or an option cannot be used
+"""
 _PERIOD = 100_000  # microseconds; the kernel's own default
 _GRACE = 0.015  # seconds a stopped guest has to end by itself before the process ends around it
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
-@click.argument("module", metavar="MODULE[#FUNCTION]")
+@click.command(context_settings={"allow_interspersed_args": False}, epilog=_EXIT_CODES)
+@click.argument("module", type=MODULE, metavar="MODULE[#FUNCTION]")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]…")
 @click.option("--env", "-e", "env", multiple=True, metavar="K=V", help="Set a variable; K alone takes yours.")
 @click.option(
@@ -50,13 +69,14 @@ _GRACE = 0.015  # seconds a stopped guest has to end by itself before the proces
 @click.option(
     "--dir",
     "dirs",
+    type=GIVEN,
     multiple=True,
     metavar="HOST[:GUEST[:ro]]",
     help="Give a folder or a file; the guest sees it at GUEST (default: HOST).",
 )
 @click.option("--cwd", metavar="PATH", help="The guest's working directory, inside what --dir gives.")
 @click.option("--memory", type=SIZE, metavar="SIZE", help="Bound on linear memory: 64MiB, 1GiB.  [default: 4GiB]")
-@click.option("--cpus", type=click.FloatRange(min=0.001), metavar="N", help="Bound on CPU: 0.5 is half a core.")
+@click.option("--cpus", type=CPUS, metavar="N", help="Bound on CPU: 0.5 is half a core.")
 @click.option("--timeout", type=DURATION, metavar="DURATION", help="Stop the guest after this time, with code 124.")
 @click.option(
     "--network",
@@ -91,14 +111,10 @@ _GRACE = 0.015  # seconds a stopped guest has to end by itself before the proces
 @click.option("--json", "as_json", is_flag=True, help="Print the result on stderr as a line of JSON.")
 @store_options
 def run(**options: Any) -> NoReturn:
-    r"""Run MODULE: a WASI command or reactor, a component with wasi:cli/run, or their text form.
+    """Run MODULE: a WASI command or reactor, a component with wasi:cli/run, or their text form; - is your stdin.
 
     Without #FUNCTION the module's own entry point runs; with it that export is called, the ARGs are its
     parameters and its results are printed. The guest gets no variable, folder or network that is not given.
-
-    \b
-    Exit codes: the guest's own; 134 it trapped; 137 it died of --memory; 124 --timeout;
-    130 Ctrl-C; 143 SIGTERM; 2 the module or an option cannot be used.
     """  # fmt: skip
     try:
         code = _run(options)
@@ -110,13 +126,17 @@ def run(**options: Any) -> NoReturn:
 
 
 def _run(options: dict[str, Any]) -> int:
-    path, _, function = options["module"].partition("#")
+    path, function = _split(options["module"])
+    if path == _STDIN:
+        options["stdin"] = False  # it is read to its end, or from its beginning if it is a file
     engine = open_engine(*(options[name] for name in ("root", "compile_memory", "compile_timeout", "store_size")))
     env = environment(options["env_file"], options["env"])
-    with progress(f"compiling {one_line(Path(path).name)}") as waiting:
-        chosen = engine.choose(Path(path), choice=EngineChoice(options["engine_name"]), waiting=waiting)
+    with progress(f"compiling {one_line(path.name)}") as waiting:
+        chosen = engine.choose(path, choice=EngineChoice(options["engine_name"]), waiting=waiting)
     program = chosen.what
-    guest = _guest(options, Path(path), function or None, env)
+    guest = _guest(options, path, function or None, env)
+    if chosen.engine is EngineChoice.WASMTIME:
+        _tell_unused(options, guest)
     try:
         program.check(guest)
         with ExitStack() as undo:
@@ -124,6 +144,23 @@ def _run(options: dict[str, Any]) -> int:
             return _execute(program, guest, options, executor, _place(options["cpus"], undo))
     except ModuleError as error:
         raise ModuleError(f"{path}: {error}") from None
+
+
+def _split(module: str) -> tuple[Path, str]:
+    """The file and the function that MODULE[#FUNCTION] names; a file's own name may have a # in it."""
+    ends = [len(module), *(index for index in reversed(range(len(module))) if module[index] == "#")]
+    end = next((end for end in ends if end and os.path.exists(module[:end])), ends[-1])  # noqa: PTH110  # "" is no path
+    path, function = module[:end], module[end + 1 :]
+    if not path:
+        raise InvalidArgument(f"{module!r} names no file; write MODULE or MODULE#FUNCTION")
+    return _STDIN if path == "-" else Path(path), function  # - as other programs have it, wasmtime's among them
+
+
+def _tell_unused(options: dict[str, Any], guest: "Guest") -> None:
+    """Say which options only WasmEdge would heed."""
+    for option, given in (("--plugins", options["plugins"]), ("--nn-preload", options["models"])):
+        if given:
+            complain(f"{option} is not used: wasmtime runs {guest.argv[0]}, and only WasmEdge has plugins")
 
 
 def _guest(options: dict[str, Any], path: Path, function: str | None, env: dict[str, str]) -> "Guest":
