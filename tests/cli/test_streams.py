@@ -210,6 +210,23 @@ def test_a_slow_reader_of_a_non_blocking_stdout_gets_everything(cli: Cli) -> Non
     assert (process.wait(PATIENCE), count) == (0, 1_000_000)
 
 
+@pytest.mark.parametrize("verb", [["modules", "ls"], ["inspect", example("hello")], ["run", "--help"], ["--version"]])
+def test_our_own_output_to_a_full_device_is_an_error_in_one_line(cli: Cli, verb: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = cli(*verb, stdout=full)
+    said = "wasm-sandboxer: the output cannot be written: No space left on device\n"
+    assert (ended.code, ended.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["run", "--json", example("exit"), "3"], 3), (["run", "none"], 2), (["inspect", "none"], 2)],
+)
+def test_a_message_that_cannot_be_written_changes_no_exit_code(cli: Cli, command: list[str], code: int) -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert cli(*command, stderr=full).code == code
+
+
 # --- terminals
 
 

@@ -4,7 +4,6 @@ Only this package prints. Whatever is wrong with the input ends as one line on s
 """
 
 import importlib
-import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -12,10 +11,11 @@ from typing import Any, NoReturn
 import click
 
 from wasm_sandboxer import __version__
-from wasm_sandboxer.cli import interrupts
+from wasm_sandboxer.cli import interrupts, output
 from wasm_sandboxer.errors import WasmSandboxerError
 
 PROGRAM = "wasm-sandboxer"
+FAILED = 1
 BAD_INPUT = 2
 INTERNAL_ERROR = 70  # EX_SOFTWARE, sysexits.h
 _VERBS = {
@@ -69,8 +69,7 @@ def main() -> NoReturn:
     """Run the verb that the arguments name."""
     interrupts.install()
     _fill_closed_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text in any encoding
+    output.install()
     sys.exit(_run_cli(sys.argv[1:]))
 
 
@@ -89,7 +88,7 @@ def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way 
     except (click.exceptions.Abort, KeyboardInterrupt):  # click makes the one of the other
         return interrupts.exit_code()
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        output.tell(error.format_message())
         return BAD_INPUT
     except click.ClickException as error:
         verb = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
@@ -97,8 +96,12 @@ def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way 
     except WasmSandboxerError as error:
         return complain(str(error))
     except BrokenPipeError:
-        sys.stdout = None  # nobody reads: leave quietly, and let nothing be flushed at the end
+        output.abandon()
         return 141
+    except output.OutputFailed as error:
+        output.abandon()
+        complain(f"the output cannot be written: {error.strerror}")
+        return FAILED
     except Exception as error:  # a bug of ours: still one line, and the way to see more
         if os.environ.get("WASM_SANDBOXER_DEBUG"):
             raise
@@ -109,7 +112,7 @@ def _run_cli(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each way 
 
 def complain(message: str) -> int:
     """Say in one line what is wrong; the exit code that goes with it."""
-    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
+    output.tell(f"{PROGRAM}: {one_line(message)}")
     return BAD_INPUT
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from wasm_sandboxer.choices import EngineChoice, Isolation
-from wasm_sandboxer.cli import BAD_INPUT, complain, interrupts, one_line
+from wasm_sandboxer.cli import BAD_INPUT, complain, interrupts, one_line, output
 from wasm_sandboxer.cli.engine import open_engine, progress
 from wasm_sandboxer.cli.grants import environment, preopens
 from wasm_sandboxer.cli.params import (
@@ -321,7 +321,7 @@ def _print_json(end: "Exit | None", code: int, guest: "Guest", wall: float) -> N
         "cpu_seconds": round(end.cpu_time, 6) if end is not None else 0,
         "peak_memory": end.peak_memory if end is not None else 0,
     }
-    click.echo(json.dumps(result), err=True)
+    output.tell(json.dumps(result))
 
 
 def _reason(end: "Exit | None") -> "Reason":
@@ -333,7 +333,7 @@ def _reason(end: "Exit | None") -> "Reason":
 def _complain(message: str, options: dict[str, Any]) -> int:
     if options["as_json"]:
         about = {"module": options["module"], "exit_code": BAD_INPUT, "reason": "invalid", "message": message}
-        click.echo(json.dumps(about), err=True)
+        output.tell(json.dumps(about))
         return BAD_INPUT
     return complain(message)
 
@@ -341,5 +341,6 @@ def _complain(message: str, options: dict[str, Any]) -> int:
 def _leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.flush()
+            with suppress(OSError):  # the guest's code wins
+                stream.flush()
     os._exit(code & 0xFF)
