@@ -129,6 +129,16 @@ def test_a_components_missing_imports_are_all_told(cli: Cli, tmp_path: Path) -> 
     assert "  g\n    func (x: u8)\n" in cli("inspect", "c.wat").text
 
 
+def test_a_components_results_are_told_with_their_types(cli: Cli, tmp_path: Path) -> None:
+    types = ["(result)", "(result u8)", "(result (error string))", "(result u8 (error string))"]
+    items = "".join(f'(import "f{number}" (func (result {each})))' for number, each in enumerate(types))
+    (tmp_path / "c.wat").write_text(f"(component {items})")
+    found = inspected(cli, tmp_path / "c.wat")["imports"]
+    assert [item["type"] for items in found.values() for item in items] == [
+        "func () -> result", "func () -> result<u8>", "func () -> result<_, string>", "func () -> result<u8, string>",
+    ]  # fmt: skip
+
+
 def test_a_library_is_told_to_need_a_function(cli: Cli, wat: Callable[..., Path]) -> None:
     path = wat('(module (func (export "f")))')
     assert inspected(cli, path)["needs"] == [

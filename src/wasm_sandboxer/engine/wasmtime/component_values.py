@@ -7,6 +7,7 @@ from typing import Any
 import wasmtime
 from wasmtime import component as api
 
+from wasm_sandboxer.engine import numbers
 from wasm_sandboxer.errors import ModuleError
 
 _INTEGERS = {
@@ -34,9 +35,18 @@ def type_text(ty: Any) -> str:
         return f"list<{type_text(ty.element)}>"
     if isinstance(ty, api.OptionType):
         return f"option<{type_text(ty.payload)}>"
+    if isinstance(ty, api.ResultType):
+        return _result_text(ty)
     if isinstance(ty, api.TupleType):
         return f"tuple<{', '.join(type_text(element) for element in ty.elements)}>"
     return name
+
+
+def _result_text(ty: api.ResultType) -> str:
+    """As WIT writes it: "result", "result<u32>", "result<_, string>", "result<u32, string>"."""
+    if ty.err is not None:
+        return f"result<{'_' if ty.ok is None else type_text(ty.ok)}, {type_text(ty.err)}>"
+    return "result" if ty.ok is None else f"result<{type_text(ty.ok)}>"
 
 
 def item_text(ty: Any) -> str:
@@ -65,9 +75,9 @@ def _parse(what: str, ty: Any, text: str) -> Any:
         return _parse_integer(what, kind, text)
     if kind in ("F32", "F64"):
         try:
-            return float(text)
+            return numbers.floating(text, int(kind[1:]))
         except ValueError:
-            raise ModuleError(f"{what} must be {kind.lower()}, not {text!r}") from None
+            raise ModuleError(f"{what} must be {kind.lower()}, not {text[:40]!r}") from None
     if kind == "Bool" and text in _BOOLEANS:
         return _BOOLEANS[text]
     if kind == "String" or (kind == "Char" and len(text) == 1):
@@ -80,7 +90,7 @@ def _parse(what: str, ty: Any, text: str) -> Any:
 def _parse_integer(what: str, kind: str, text: str) -> int:
     low, high = _INTEGERS[kind]
     try:
-        value = int(text, 0)
+        value = numbers.integer(text)
     except ValueError:
         raise ModuleError(f"{what} must be {kind.lower()}, not {text[:40]!r}") from None
     if not low <= value <= high:
