@@ -45,6 +45,11 @@ def test_a_module_may_come_through_stdin_of_which_the_guest_then_has_none(cli: C
     assert cli.refused("run", "-", stdin=b"text") == "/dev/stdin: not WebAssembly but text"
 
 
+def test_text_may_begin_with_a_byte_order_mark(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "m.wat").write_text('(module (func (export "_start")))', encoding="utf-8-sig")
+    assert cli("run", "m.wat").code == 0
+
+
 def test_options_that_only_wasmedge_would_heed_are_not_dropped_in_silence(cli: Cli, tmp_path: Path) -> None:
     ended = cli("run", "--plugins", tmp_path, "--nn-preload", "a:b:c:d", example("hello"))
     assert (ended.code, ended.text) == (0, "Hello from WebAssembly!\n")

@@ -17,6 +17,7 @@ from wasm_sandboxer.linux import files
 from wasm_sandboxer.units import format_size
 
 MAX_SOURCE = 512 << 20
+_BOM = b"\xef\xbb\xbf"  # which some editors put before text, and no text format has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,8 @@ def read_source(path: Path, name: str | None = None) -> ModuleSource:
     name = name or str(path)
     try:
         data = _read(path)
+        if data.startswith(_BOM) and wasm.looks_like_text(data[len(_BOM) :]):
+            data = data.removeprefix(_BOM)
         _require_source(name, data)
     except ModuleError as error:
         raise type(error)(f"{name}: {error}") from None
