@@ -80,11 +80,12 @@ def test_a_trap_in_a_function_names_it(cli: Cli) -> None:
     ("function", "given", "printed"),
     [
         ("i32", "-2147483648", "-2147483648"), ("i32", "4294967295", "-1"), ("i32", "0x10", "16"),
-        ("i32", "1_000", "1000"), ("i32", "+7", "7"),
+        ("i32", "010", "10"), ("i32", "+7", "7"), ("i64", "-0X1f", "-31"),
         ("i64", "-9223372036854775808", "-9223372036854775808"), ("i64", "18446744073709551615", "-1"),
         ("f32", "0.1", "0.1"), ("f32", "-0", "-0.0"), ("f32", "inf", "inf"), ("f32", "16777217", "16777216.0"),
         ("f32", "3.4028235e38", "3.4028235e+38"), ("f32", "-3.4028235e38", "-3.4028235e+38"),
         ("f64", "0.1", "0.1"), ("f64", "1e308", "1e+308"), ("f64", "nan", "nan"), ("f64", "-inf", "-inf"),
+        ("f64", "0x1.8p1", "3.0"), ("f64", "-.5", "-0.5"), ("f64", "1.e-3", "0.001"), ("f32", "+INF", "inf"),
     ],
 )  # fmt: skip
 def test_arguments_become_parameters_and_come_back(
@@ -120,6 +121,22 @@ def test_arguments_that_do_not_fit_are_refused(
     assert cli.refused("run", echo + function, *arguments) == f"{echo[:-1]}: {said}"
 
 
+@pytest.mark.parametrize("given", [" 5 ", "٣", "0b1"])
+def test_core_modules_and_components_refuse_the_same_numbers(cli: Cli, echo: str, component: str, given: str) -> None:
+    for function, kind in ((f"{echo}i32", "i32"), (f"{component}u8", "u8"), (f"{component}real", "f64")):
+        assert cli.refused("run", function, given).endswith(f" must be {kind}, not {given!r}")
+
+
+@pytest.mark.parametrize("of", ["core", "component"])
+def test_a_result_that_cannot_be_written_is_an_error(cli: Cli, echo: str, component: str, of: str) -> None:
+    function = f"{echo}i32" if of == "core" else f"{component}u8"
+    with Path("/dev/full").open("wb") as full:
+        ended = cli("run", function, "5", stdout=full)
+    assert ended.code == 1
+    assert ended.stderr.endswith(": its result cannot be written: No space left on device\n")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_a_result_that_is_no_number_is_named(cli: Cli, echo: str) -> None:
     assert cli("run", echo + "gives-ref").lines == ["(externref)"]
 
@@ -153,7 +170,8 @@ def test_a_start_with_parameters_is_no_command(cli: Cli, wat: Callable[..., Path
     ("function", "arguments", "printed"),
     [
         ("u8", ["255"], "255"), ("s64", ["-5"], "-5"), ("flag", ["true"], "true"), ("flag", ["false"], "false"),
-        ("letter", ["ä"], "ä"), ("real", ["0.5"], "0.5"), ("word", [], "text"),
+        ("letter", ["ä"], "ä"), ("real", ["0.5"], "0.5"), ("u8", ["010"], "10"),
+        ("u8", ["0x1F"], "31"), ("real", ["-0x1p-1"], "-0.5"), ("word", [], "text"),
     ],
 )  # fmt: skip
 def test_a_components_function_is_called(

@@ -4,7 +4,6 @@ A component waits in native code that nothing outside can interrupt, so a stop r
 Wasm. Whoever needs it dead at once runs it in a process.
 """
 
-import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -19,7 +18,7 @@ from wasmtime import component as api
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import ANYWHERE, Carried, Control, ExportItem, ImportItem, Kind, Within
 from wasm_sandboxer.engine.store import Held
-from wasm_sandboxer.engine.wasmtime import binding, component_values, traps, wasi
+from wasm_sandboxer.engine.wasmtime import binding, component_values, results, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.holding import held as store_of
@@ -28,7 +27,6 @@ from wasm_sandboxer.engine.wasmtime.missing import hint
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
 from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.guest import Exit, Guest, Network, Reason, Stdio
-from wasm_sandboxer.linux import syscall
 
 _RUN = re.compile(r"wasi:cli/run@0\.2\.\d+")
 _OFFERED = re.compile(r"wasi:(cli|clocks|filesystem|io|random|sockets)/[a-z0-9-]+@0\.2\.\d+")
@@ -136,8 +134,7 @@ class ComponentProgram:
             try:
                 instance = _instantiate(linker, store, self._component, within)
                 ready()
-                code = self._call(store, instance, guest, stdio, within)
-                end = Exit(code=code, reason=Reason.EXITED)
+                end = self._call(store, instance, guest, stdio, within)
             except EngineError as error:
                 if instance is None and error.exit_status is None and not control.stopped:
                     raise ModuleError(f"its instance could not be made: {error.first_line}") from None
@@ -148,18 +145,18 @@ class ComponentProgram:
         with_network = network is Network.HOST and _OFFERED_WITH_NETWORK.fullmatch(name)
         return bool(_OFFERED.fullmatch(name) or with_network)
 
-    def _call(self, store: wasmtime.Store, instance: api.Instance, guest: Guest, stdio: Stdio, within: Within) -> int:
+    def _call(
+        self, store: wasmtime.Store, instance: api.Instance, guest: Guest, stdio: Stdio, within: Within
+    ) -> Exit:
         if guest.function is None:
             assert self._command is not None  # by check()
             result = _invoke(store, _find(store, instance, f"{self._command}#run"), [], within)
-            return 1 if getattr(result, "tag", None) == "err" else 0
+            return Exit(code=1 if getattr(result, "tag", None) == "err" else 0, reason=Reason.EXITED)
         ty = self._function_type(guest.function)
         arguments = component_values.parse_arguments(guest.function, ty, guest.argv[1:])
         result = _invoke(store, _find(store, instance, guest.function), arguments, within)
-        if ty.result is not None and stdio.stdout is not None:
-            with contextlib.suppress(OSError):
-                syscall.write_interruptible(stdio.stdout, f"{component_values.format_result(result)}\n".encode())
-        return 0
+        text = "" if ty.result is None else f"{component_values.format_result(result)}\n"
+        return results.write(stdio.stdout, text)
 
     def _function_type(self, function: str) -> api.FuncType:
         outer, _, inner = function.rpartition("#")

@@ -1,6 +1,5 @@
 """A core module (preview 1) as a Program: what it needs, how it is entered, running its guests."""
 
-import contextlib
 import dataclasses
 import functools
 import pickle
@@ -15,7 +14,7 @@ from wasm_sandboxer.engine.protocol import ANYWHERE, Carried, Control, ExportIte
 from wasm_sandboxer.engine.starting import EXPORT
 from wasm_sandboxer.engine.store import Held
 from wasm_sandboxer.engine.values import format_result
-from wasm_sandboxer.engine.wasmtime import binding, traps, wasi
+from wasm_sandboxer.engine.wasmtime import binding, results, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import Caller, EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.holding import held as store_of
@@ -26,8 +25,7 @@ from wasm_sandboxer.engine.wasmtime.memories import MappedImage
 from wasm_sandboxer.engine.wasmtime.missing import describe_missing
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
 from wasm_sandboxer.errors import ModuleError
-from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
-from wasm_sandboxer.linux import syscall
+from wasm_sandboxer.guest import Exit, Guest, Stdio
 
 
 class CoreProgram:
@@ -93,8 +91,7 @@ class CoreProgram:
                 return traps.exit_of(error, control)
             ready()
             try:
-                self._enter(made, name, arguments, stdio.stdout, into_guest)
-                end = Exit(code=0, reason=Reason.EXITED)
+                end = self._enter(made, name, arguments, stdio.stdout, into_guest)
             except EngineError as error:
                 error.exit_status = made.exit_code()
                 end = traps.exit_of(error, control)
@@ -123,27 +120,23 @@ class CoreProgram:
 
     def _enter(
         self, made: Instances, name: str, arguments: list[int | float], out: int | None, into_guest: Caller
-    ) -> None:
+    ) -> Exit:
         """Call the guest's function, after `_initialize` in a reactor."""
-        if name != COMMAND and REACTOR in self._functions:
+        if name not in (COMMAND, REACTOR) and REACTOR in self._functions:
             self._call(made, REACTOR, [], None, into_guest)
-        if name != REACTOR:
-            self._call(made, name, arguments, out, into_guest)
+        return self._call(made, name, arguments, out, into_guest)
 
     def _call(
         self, made: Instances, name: str, arguments: list[int | float], out: int | None, into_guest: Caller
-    ) -> None:
+    ) -> Exit:
         signature = self._functions[name]
-        results = signature.results
         raw = [binding.value(kind, number) for kind, number in zip(signature.params, arguments, strict=True)]
         given = (ffi.wasmtime_val_t * len(raw))(*raw)
-        returned = (ffi.wasmtime_val_t * len(results))()
+        returned = (ffi.wasmtime_val_t * len(signature.results))()
         function = made.export(name.encode()).of.func
         binding.call(made.context, function, given, returned, into_guest)
-        lines = [f"{_result(kind, value)}\n" for kind, value in zip(results, returned, strict=True)]
-        if lines and out is not None:
-            with contextlib.suppress(OSError):  # nobody reads: the function's result is lost, its run is not
-                syscall.write_interruptible(out, "".join(lines).encode())
+        lines = [f"{_result(kind, value)}\n" for kind, value in zip(signature.results, returned, strict=True)]
+        return results.write(out, "".join(lines))
 
 
 def _result(kind: str, value: Any) -> str:
