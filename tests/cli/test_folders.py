@@ -1,5 +1,6 @@
 """`--dir` and `--cwd`: what the guest sees of files, and that it cannot leave it or write where it may not."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_a_relative_folder_is_seen_at_its_relative_path(cli: Cli, folder: Path) 
 @pytest.mark.parametrize("place", ["/", "/data", "data", "/deep/er"])
 def test_a_folder_is_seen_where_it_is_put(cli: Cli, folder: Path, place: str) -> None:
     assert files(cli, f"ls {place}", "--dir", f"d:{place}").lines == ["a", "sub/"]
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_folder_whose_path_is_no_text_is_seen_where_it_is_put(
+    cli: Cli, folder: Path, tmp_path: Path, isolation: str
+) -> None:
+    folder.rename(tmp_path / os.fsdecode(b"d\xff"))
+    given = ("--isolation", isolation, "--dir", b"d\xff:/u")
+    assert cli("run", *given, FILES, "ls", "/u").lines == ["a", "sub/"]
+    assert cli("run", *given, FILES, "write", "/u/new", "T").code == 0
 
 
 def test_a_folder_is_writable_by_default_and_with_rw(cli: Cli, folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 import ctypes
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from wasm_sandboxer.engine.wasmtime.binding import ffi
 from wasm_sandboxer.errors import InvalidArgument
-from wasm_sandboxer.guest import Guest, Network, Stdio
+from wasm_sandboxer.guest import Guest, Network, Preopen, Stdio
 
 _READ, _WRITE = 1, 2  # both of wasmtime's directory and file permission bits
 
@@ -27,10 +29,7 @@ def build(guest: Guest, stdio: Stdio | None = None) -> Any:
         values = _strings("environment variable", [value for _, value in guest.env])
         ffi.wasi_config_set_env(config, len(guest.env), names, values)
         for preopen in guest.preopens:
-            permissions = _READ | _WRITE if preopen.writable else _READ
-            host, inside = os.fsencode(preopen.host), _encoded(f"directory {preopen.host}'s path", preopen.guest)
-            if not ffi.wasi_config_preopen_dir(config, host, inside, permissions, permissions):
-                raise InvalidArgument(f"cannot open the directory {preopen.host} for the guest's {preopen.guest}")
+            _give(config, preopen)
         if stdio is not None:
             _set_streams(config, stdio)
         if guest.network is Network.HOST:
@@ -38,6 +37,49 @@ def build(guest: Guest, stdio: Stdio | None = None) -> Any:
             ffi.wasi_config_allow_ip_name_lookup(config, True)
         undo.pop_all()
     return config
+
+
+def _give(config: Any, preopen: Preopen) -> None:
+    """Open a folder for the guest."""
+    permissions = _READ | _WRITE if preopen.writable else _READ
+    inside = _encoded(f"directory {preopen.host}'s path", preopen.guest)
+    with _named(preopen.host) as host:
+        if ffi.wasi_config_preopen_dir(config, host, inside, permissions, permissions):
+            return
+    raise InvalidArgument(
+        f"cannot open the directory {preopen.host} for the guest's {preopen.guest}: {_why_not(preopen.host)}"
+    )
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[bytes]:
+    """A name for the folder that the engine takes, which is in UTF-8 only, for as long as it opens it."""
+    name = os.fsencode(folder)
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        yield name
+        return
+    try:
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield name  # which the engine refuses
+        return
+    try:
+        yield f"/proc/self/fd/{fd}".encode()
+    finally:
+        os.close(fd)
+
+
+def _why_not(folder: Path) -> str:
+    """What the engine does not tell."""
+    try:
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return "the engine refuses it"
 
 
 def _strings(what: str, strings: tuple[str, ...] | list[str]) -> Any:
