@@ -34,7 +34,7 @@ def test_a_bare_name_takes_the_callers(cli: Cli) -> None:
 def test_a_file_of_settings_is_read(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("# comment\n\nA=1\n  B=x y  \r\nMINE\n#C=3\n  # more\nD=1\x0b2\u20283\n")
     found = variables(cli, "--env-file", "env", "-e", "A=2", env={"MINE": "m"})
-    assert found == ["A=2", "B=x y", "D=1\x0b2\u20283", "MINE=m"]
+    assert found == ["A=2", "B=x y  ", "D=1\x0b2\u20283", "MINE=m"]
 
 
 @pytest.mark.parametrize("setting", ["", "=1", "="])
@@ -47,6 +47,26 @@ def test_a_bad_line_of_a_file_is_refused_with_its_number(cli: Cli, tmp_path: Pat
     (tmp_path / "env").write_text("A=1\n# no\n=2\n")
     said = cli.refused("run", "--env-file", "env", ARGS)
     assert said == "--env-file env:3: write K=V, or K to take yours"
+
+
+def test_a_file_of_settings_may_begin_with_a_byte_order_mark(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("A=1\n", encoding="utf-8-sig")
+    assert variables(cli, "--env-file", "env") == ["A=1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "more"),
+    [
+        ("A B=1", "A B", ""),
+        ("A =1", "A ", ""),
+        ("A ", "A ", ""),
+        ("export A=1", "export A", "; this is no shell's file, so leave the `export` out"),
+    ],
+)
+def test_a_name_with_a_blank_in_it_is_refused(cli: Cli, tmp_path: Path, line: str, name: str, more: str) -> None:
+    (tmp_path / "env").write_text(f"# one\n{line}\n")
+    said = cli.refused("run", "--env-file", "env", ARGS)
+    assert said == f"--env-file env:2: the name '{name}' has a blank in it{more}; write K=V, or K to take yours"
 
 
 def test_a_file_that_is_not_there_is_refused(cli: Cli) -> None:

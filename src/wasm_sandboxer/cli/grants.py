@@ -14,6 +14,8 @@ def environment(files: tuple[Path, ...], settings: tuple[str, ...]) -> dict[str,
     """The guest's variables from --env-file, then --env; a bare name takes the caller's, or none if unset."""
     lines = [(f"--env-file {file}:{number}", line) for file in files for number, line in _lines(file)]
     variables: dict[str, str] = {}
+    for where, setting in lines:
+        _check_name(where, setting.partition("=")[0])
     for where, setting in [*lines, *((f"--env {setting}", setting) for setting in settings)]:
         name, equals, value = setting.partition("=")
         if not name or "\0" in setting:
@@ -25,15 +27,25 @@ def environment(files: tuple[Path, ...], settings: tuple[str, ...]) -> dict[str,
     return variables
 
 
+def _check_name(where: str, name: str) -> None:
+    """Refuse a name with a blank in it, which is not what the line's writer meant; docker does so, too."""
+    if not any(letter.isspace() for letter in name):
+        return
+    shell = "; this is no shell's file, so leave the `export` out" if name.split(maxsplit=1)[0] == "export" else ""
+    raise InvalidArgument(f"{where}: the name {name!r} has a blank in it{shell}; write K=V, or K to take yours")
+
+
 def _lines(file: Path) -> list[tuple[int, str]]:
+    """The settings of a file with their lines' numbers; blanks before one are dropped, those after it are its own."""
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InvalidArgument(f"--env-file {file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InvalidArgument(f"--env-file {file}: not text in UTF-8") from None
     numbered = enumerate(text.split("\n"), 1)
-    return [(number, line.strip()) for number, line in numbered if line.strip() and not line.lstrip().startswith("#")]
+    settings = ((number, line.lstrip()) for number, line in numbered)
+    return [(number, setting) for number, setting in settings if setting and not setting.startswith("#")]
 
 
 def preopens(dirs: tuple[str, ...], cwd: str | None, root: Path) -> "tuple[Preopen, ...]":
