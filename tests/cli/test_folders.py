@@ -245,6 +245,16 @@ def test_nothing_is_left_of_a_single_files_mount(cli: Cli, folder: Path) -> None
     assert list((cli.root / "files").iterdir()) == []
 
 
+@pytest.mark.usefixtures("mounts", "superuser")
+def test_a_single_file_is_given_beside_a_store_that_is_read_only(fresh: Cli, folder: Path) -> None:
+    assert fresh("run", FILES).code == 2  # its usage; the store has all that a run takes
+    script = f'mount --bind {fresh.root} {fresh.root}; mount -o remount,ro,bind {fresh.root}; exec "$@"'
+    wrapper = ("unshare", "--mount", "sh", "-c", script, "sh")
+    ended = fresh("run", "--dir", "d/a:/f/a", FILES, "read", "/f/a", wrapper=wrapper)
+    assert (ended.code, ended.text) == (0, "content"), ended
+    assert not (fresh.root / "files").exists()
+
+
 # --- the working directory
 
 

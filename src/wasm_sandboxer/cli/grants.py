@@ -9,6 +9,8 @@ from wasm_sandboxer.errors import InvalidArgument, Unsupported
 if TYPE_CHECKING:
     from wasm_sandboxer.guest import Preopen
 
+_PLACES_TO_MOUNT = (Path("/mnt"), Path("/media"), Path("/srv"))  # which no program needs
+
 
 def environment(files: tuple[Path, ...], settings: tuple[str, ...]) -> dict[str, str]:
     """The guest's variables from --env-file, then --env; a bare name takes the caller's, or none if unset."""
@@ -55,7 +57,7 @@ def preopens(dirs: tuple[str, ...], cwd: str | None, root: Path) -> "tuple[Preop
     folders = [preopen for preopen in given if preopen.host.is_dir()]
     _check_places(folders, files)
     if files:
-        folders += _file_folders(files, root / "files")
+        folders += _file_folders(files, _mount_point(files, folders, root))
     return (*folders, *_working_directory(folders, cwd))
 
 
@@ -99,13 +101,30 @@ def _parse(text: str) -> "Preopen":
     return Preopen(host=path, guest=guest or host, writable=mode != "ro")
 
 
+def _mount_point(files: "list[Preopen]", folders: "list[Preopen]", root: Path) -> Path:
+    """A folder to mount on: the store's own, or where that cannot be one of the host's that hides nothing given."""
+    own = root / "files"
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        given = [preopen.host.resolve() for preopen in (*files, *folders)]
+        for place in _PLACES_TO_MOUNT:
+            if place.is_dir() and not any(host.is_relative_to(place) for host in given):
+                return place
+        raise InvalidArgument(
+            f"--dir {files[0].host}: there is no folder to mount a single file in: {own}: {error.strerror}; give "
+            "another --root, or the file's folder"
+        ) from None
+    else:
+        return own
+
+
 def _file_folders(files: "list[Preopen]", base: Path) -> "list[Preopen]":
     """Folders that hold just these files, in mounts that only this process sees and that end with it."""
     from wasm_sandboxer.guest import Preopen  # noqa: PLC0415
     from wasm_sandboxer.linux import mount, namespace  # noqa: PLC0415
 
     try:
-        base.mkdir(mode=0o700, exist_ok=True)
         namespace.private_mounts()
         mount.mount("tmpfs", base, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=0700,size=1m")
     except OSError as error:
