@@ -40,6 +40,12 @@ def test_ls_lists_what_was_compiled(fresh: Cli) -> None:
     assert module.endswith("  1h 1m ago")
 
 
+def test_a_use_of_just_now_is_told_as_one(fresh: Cli) -> None:
+    fresh("compile", example("exit"))
+    age(fresh, "exit.wasm", -5)  # the clock was put back since
+    assert fresh("modules", "ls").lines[-1].endswith("  1.0 ms ago")
+
+
 def test_json_tells_all_of_it(fresh: Cli) -> None:
     fresh("compile", example("exit"))
     entry = json.loads(fresh("modules", "ls", "--json").text)

@@ -18,6 +18,8 @@ from wasm_sandboxer.units import format_duration, format_size
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.store import Entry
 
+_NOW = 1e-3  # seconds; the kernel's time stamps are no finer
+
 
 @click.group()
 def modules() -> None:
@@ -42,7 +44,7 @@ def ls(as_json: bool, root: Path | None) -> None:  # noqa: FBT001
             entry.facts.source,
             format_size(entry.facts.source_size),
             format_size(entry.size),
-            "in use" if entry.in_use else f"{format_duration(max(now - entry.last_used, 1))} ago",
+            "in use" if entry.in_use else f"{format_duration(max(now - entry.last_used, _NOW))} ago",
         )
         for entry in entries
     ]
