@@ -1,16 +1,15 @@
 """The entry point of `wasm-sandboxer` and `python -m wasm_sandboxer`: signals first, the command line after them.
 
 Importing the command line takes most of the time until a verb begins, and who presses Ctrl-C meanwhile wants no
-traceback. PID 1 of a container has no default action for a signal: one that it does not handle is lost.
+traceback; so this imports next to nothing itself. PID 1 of a container has no default action for a signal: one that
+it does not handle is lost.
 """
 
 import os
 import signal
-from types import FrameType
-from typing import NoReturn
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line; one of its signals ends the process even while that is being imported."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
@@ -20,7 +19,7 @@ def main() -> NoReturn:
     cli.main()
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _leave(number: int, _frame: object) -> None:
     os._exit(128 + number)  # nothing has been begun that were to be undone
 
 

@@ -4,9 +4,11 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import wasm_sandboxer
 from tests.support.cli import PROGRAM, Cli, example
 
 LOADED = """
@@ -38,6 +40,15 @@ def test_run_imports_nothing_of_the_daemon(cli: Cli, module: str) -> None:
     ours = {name.removeprefix("wasm_sandboxer.").partition(".")[0] for name in names if "wasm_sandboxer" in name}
     assert not parts & {"grpc", "google", "cgroupspy"}
     assert not ours & {"rpc", "api", "daemon", "bundle", "config", "logs", "spec", "forkserver"}
+
+
+def test_the_entry_point_imports_next_to_nothing_before_it_takes_the_signals() -> None:
+    script = (
+        "import sys, wasm_sandboxer.__main__; sys.exit(', '.join({'click', 'typing', 'pathlib'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=False,
+                           env={"PYTHONPATH": str(Path(wasm_sandboxer.__file__).parents[1])})  # fmt: skip
+    assert ended.stderr.strip() == ""
 
 
 def test_help_does_not_import_the_engine() -> None:
