@@ -4,14 +4,16 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CPUS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
@@ -41,7 +43,9 @@ class _Path(click.ParamType[Any]):
         self.name = name
         self._mark = mark
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  # start-up time
+
         del ctx, param
         return [] if self._mark in incomplete else [CompletionItem(incomplete, type="file")]
 
