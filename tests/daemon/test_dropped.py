@@ -79,10 +79,11 @@ def test_a_container_of_that_id_in_another_namespace_goes_on(daemon, ttrpc, bund
 def test_what_is_gone_already_is_nothing_to_tell(daemon, ttrpc, bundle, ident):
     ttrpc.Create(id=ident, bundle=str(bundle("hello").folder))
     ttrpc.Delete(id=ident)
-    log = daemon.log
     drop(daemon, ident)
     ttrpc.Shutdown(id=ident)
-    assert [line for line in daemon.log[len(log) :].splitlines() if "Shutdown" not in line] == []
+    told = [line.split()[1] for line in daemon.log.splitlines() if f"container={ident} " in line]
+    assert [call for call in told if call != "Shutdown"] == ["Create", "Delete"]
+    assert f"container {ident}," not in daemon.log
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["still there", "deleted"])

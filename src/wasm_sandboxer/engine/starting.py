@@ -18,10 +18,17 @@ _FUNCTION = 0  # a kind of exports
 
 
 def export_start(binary: bytes) -> bytes:
-    """A core module with its start function as EXPORT; one without is as it was.
+    """A core module with its start function as EXPORT; one without is as it was, or that the engine is to refuse.
 
-    Raises ModuleError for one that exports something under this name, and IndexError for one that is cut short.
+    Raises ModuleError for one that exports something under this name.
     """
+    try:
+        return _export_start(binary)
+    except IndexError:  # something is cut short
+        return binary
+
+
+def _export_start(binary: bytes) -> bytes:
     sections = list(numbered_sections(binary))
     start = next((body for number, _, body in sections if number == _START), None)
     if start is None:

@@ -73,12 +73,11 @@ def _code(engine: wasmtime.Engine, kind: Kind, binary: bytes, arranged: bytes) -
 
     Raises WasmtimeError, ModuleError.
     """
+    made = export_start(arranged) if kind is Kind.MODULE else arranged
     try:
-        return bytes(_load(engine, kind, export_start(arranged) if kind is Kind.MODULE else arranged).serialize())
+        return bytes(_load(engine, kind, made).serialize())
     except wasmtime.WasmtimeError:
-        if kind is Kind.MODULE:
-            wasmtime.Module.validate(engine, binary)
-        else:
+        if made != binary:
             _load(engine, kind, binary)
         raise
 
