@@ -34,7 +34,9 @@ _THREAD_DIRECTED = {
 _BLOCKED = signals.all_but(_THREAD_DIRECTED | {WAKE_SIGNAL})
 _WAKE = signals.mask({WAKE_SIGNAL})
 _FIRST_WAKE, _LONGEST_WAKE = 0.001, 0.1  # seconds between signals to a guest that has not ended yet
-_OVERDUE = 0.008  # the interval between signals from which on a guest is held up by something
+# The intervals between signals from which on a guest waits for its turn in its group, as where the kernel lets no
+# real-time thread be in one (RT_GROUP_SCHED), and from which on it is in the midst of something long.
+_HELD_UP, _OVERDUE = 0.002, 0.008
 _PATIENCE = 1.0  # seconds after which a stopped guest that still waits is given up
 _log = logging.getLogger(__name__)
 
@@ -274,11 +276,11 @@ class ThreadExecution:
             return
         if interval >= _OVERDUE:
             self._calm_down()
-            if self._place is not None:
-                # Its group has used its quota up, and it has only its end to come to. Not at once: one that runs
-                # leaves by itself, which costs the kernel far less than moving another thread. And not here: that
-                # may take the kernel some milliseconds.
-                _thread.start_new_thread(self._leave, ())
+        if interval >= _HELD_UP and self._place is not None:
+            # Its group has used its quota up, or others are before it; and it has only its end to come to. Not at
+            # once: one that runs leaves by itself, which costs the kernel far less than moving another thread. And
+            # not here: that may take the kernel some milliseconds.
+            _thread.start_new_thread(self._leave, ())
         self._loop.call_later(interval, self._wake, min(interval * 2, _LONGEST_WAKE))
 
     def _give_up(self) -> None:
