@@ -196,7 +196,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut short": (lambda path: os.truncate(path, len(CODE) - 1), "its content was changed"),
     "emptied": (lambda path: os.truncate(path, 0), "its content was changed"),
     "made longer": (lambda path: path.write_bytes(CODE + b"x"), "its content was changed"),
-    "replaced": (lambda path: [path.unlink(), path.write_bytes(CODE[::-1])], "its content was changed"),
+    "replaced": (
+        lambda path: [path.unlink(), path.write_bytes(CODE[::-1]), path.chmod(0o600)],
+        "its content was changed",
+    ),
     "writable by the group": (lambda path: path.chmod(0o620), "somebody else owns it or may write it"),
     "writable by all": (lambda path: path.chmod(0o602), "somebody else owns it or may write it"),
     "a link": (replace_by_link, "a symbolic link is in its place"),
