@@ -33,6 +33,22 @@ def processes(guests: Guests, forks: ForkServer) -> Processes:
 # ---- what a guest is and has
 
 
+def test_a_guest_that_is_paused_before_it_has_a_process_is_held_in_it(processes: Processes) -> None:
+    async def main() -> None:
+        container = processes.container("hello")
+        starting = asyncio.ensure_future(container.start())
+        await asyncio.sleep(0)  # it has been asked for
+        assert container.pid == 0
+        await container.pause()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(starting), 0.5)
+        await container.resume()
+        await starting
+        assert (await container.exit).code == 0
+
+    in_loop(main())
+
+
 def test_a_component_runs_in_a_process(processes: Processes) -> None:
     ran = processes.run("hello-component", "one", env=(("K", "V"),))
     assert (ran.code, ran.exit.reason, ran.stderr) == (0, Reason.EXITED, "")

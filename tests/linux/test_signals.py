@@ -1,4 +1,4 @@
-"""A signal that only interrupts, and what it leaves alone."""
+"""A signal that only interrupts, and what it leaves alone; signals to the group of a process."""
 
 import errno
 import os
@@ -75,3 +75,15 @@ def caught(status: str) -> bool:
 def test_what_cannot_be_handled_is_refused() -> None:
     with pytest.raises(OSError, match="sigaction"):
         signals.only_interrupt(signal.SIGKILL)
+
+
+def test_a_process_that_leads_no_group_yet_gets_its_groups_signal_alone() -> None:
+    """As a child that was just forked: a kill that came so early would be lost."""
+    with subprocess.Popen(["sleep", "600"]) as process:  # in our own group, which must not get it
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            syscall.signal_group(pidfd, process.pid, signal.SIGTERM)
+            assert process.wait(20) == -signal.SIGTERM
+        finally:
+            process.kill()
+            os.close(pidfd)

@@ -124,10 +124,12 @@ class ProcessExecution:
         Not by its group's freezer: the container's other processes are in the same group, each paused and ended by
         itself, and what version 1 has frozen does not die.
         """
+        self._paused = True
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """See Execution."""
+        self._paused = False
         self._signal(signal.SIGCONT)
 
     def limit_memory(self, limit: int | None) -> None:

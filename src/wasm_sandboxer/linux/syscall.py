@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import signal
+from contextlib import suppress
 from itertools import pairwise
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -70,15 +71,18 @@ def signal_thread(tid: int, signal: int) -> bool:
 def signal_group(pidfd: int, pid: int, number: int) -> None:
     """Send a signal to the process group that a process leads, which must not be reaped yet; raises OSError.
 
-    Linux 6.9 and newer find it by the descriptor alone (pidfd_send_signal(2)).
+    One that was just forked and leads no group yet is alone, and gets it by itself. Linux 6.9 and newer find the
+    group by the descriptor alone (pidfd_send_signal(2)).
     """
     try:
         signal.pidfd_send_signal(pidfd, number, None, _PIDFD_SIGNAL_PROCESS_GROUP)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.ESRCH):
             raise
         signal.pidfd_send_signal(pidfd, number)  # fails for one that is gone, whose number may be another's
-        os.killpg(pid, number)
+        if error.errno == errno.EINVAL:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
 
 
 def close_others(*kept: int) -> None:
