@@ -6,6 +6,7 @@ what the API server and kubectl's port-forward use, it can. A session reads in a
 start.
 """
 
+import contextlib
 import enum
 import json
 import threading
@@ -147,6 +148,19 @@ class Session(_Streams):
     def read_until(self, text: bytes, timeout: float = 30) -> bytes:
         """Take stdout up to the end of `text`, waiting for it."""
         return self._wait_for(STDOUT, text, timeout)
+
+    def ask(self, line: bytes, answer: bytes, timeout: float = 30) -> int:
+        """Send a line until `answer` comes on stdout, and take stdout up to its end; how often it was sent.
+
+        containerd starts to copy an attached client's stdin before it adds the client to those that get the
+        output. What a guest answers in between goes to the container's log alone, so one line may not be enough.
+        """
+        for sent in range(1, int(timeout) + 1):
+            self.send(line)
+            with contextlib.suppress(TimeoutError):
+                self.read_until(answer, timeout=1)
+                return sent
+        raise TimeoutError(f"no {answer!r} in {timeout} s, only {self.stdout!r}")
 
     def wait(self, timeout: float = 30) -> int:
         """Wait for the end and give the exit code: that of an exec's program; an attach ends with 0.

@@ -143,8 +143,7 @@ def test_only_a_terminal_is_one(cri, sleeper):
 def test_a_terminal_can_be_resized_and_interrupted(cri, sleeper, wire):
     with cri.exec(sleeper, ["/cat.wasm"], stdin=True, tty=True, wire=wire) as session:
         session.resize(columns=101, rows=41)
-        session.send(b"word\n")
-        session.read_until(b"word\r\nword\r\n")
+        session.ask(b"word\n", b"word\r\nword\r\n")
         session.resize(columns=80, rows=24)
         session.send(b"\x03")
         assert session.wait() == 130
@@ -162,8 +161,7 @@ def test_a_container_may_have_a_terminal(cri, run):
     container = run("/cat.wasm", tty=True, stdin=True)
     with cri.attach(container, stdin=True, tty=True) as session:
         session.resize(columns=120, rows=50)
-        session.send(b"word\n")
-        session.read_until(b"word\r\nword\r\n")
+        session.ask(b"word\n", b"word\r\nword\r\n")
         session.send(b"\x03")
         assert cri.wait_exit(container).exit_code == 130
     assert b"word" in cri.output(container)
@@ -182,25 +180,24 @@ def test_a_terminals_output_is_logged(cri, run):
 def test_attach_joins_a_running_container(cri, run, wire):
     container = run("/cat.wasm", stdin=True, stdin_once=True)
     with cri.attach(container, stdin=True, wire=wire) as session:
-        session.send(b"one\n")
-        assert session.read_until(b"\n") == b"one\n"
+        sent = session.ask(b"one\n", b"one\n")
         if wire is Wire.SPDY:
             session.end_stdin()
             assert session.wait() == 0
     assert cri.wait_exit(container).exit_code == 0  # stdin is used once: the end of the session ends it
-    assert cri.output(container) == b"one\n"
+    assert cri.output(container) == b"one\n" * sent
 
 
 def test_a_stdin_that_is_not_used_once_outlives_its_clients(cri, run):
     container = run("/cat.wasm", stdin=True)
+    said = b""
     for word in (b"one\n", b"two\n"):
         with cri.attach(container, stdin=True, wire=Wire.SPDY) as session:
-            session.send(word)
-            assert session.read_until(b"\n") == word
+            said += word * session.ask(word, word)
             session.end_stdin()
     time.sleep(0.05)
     assert cri.state(container) == "CONTAINER_RUNNING"
-    assert cri.output(container) == b"one\ntwo\n"
+    assert cri.output(container) == said
     cri.stop(container, grace=5)
     assert cri.status(container).exit_code == 143
 

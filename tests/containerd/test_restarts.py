@@ -64,8 +64,7 @@ def test_guests_do_not_notice_a_restart_of_containerd(node, cri, pod, run, crash
     ]
     assert cri.exec_sync(spinner, ["/exit.wasm", "5"]).exit_code == 5
     with cri.attach(reader, stdin=True, wire=Wire.SPDY) as session:
-        session.send(b"still here\n")
-        assert session.read_until(b"\n") == b"still here\n"
+        session.ask(b"still here\n", b"still here\n")
     for each in (ticker, spinner, reader):
         cri.stop(each, grace=5)
         assert cri.status(each).exit_code == 143
