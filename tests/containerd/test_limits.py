@@ -13,6 +13,7 @@ from testing import oci
 from testing.containerd import Containerd
 from tests.support.cli import PATIENCE, example
 from tests.support.daemon import Daemon
+from tests.support.proc import threads
 from wasm_sandboxer.core.identifiers import joined
 from wasm_sandboxer.daemon import group_name
 from wasm_sandboxer.linux.cgroup.host import detect
@@ -48,9 +49,8 @@ def node(store_root: Path) -> Iterator[tuple[Containerd, Daemon, str]]:
 
 def cpu_share(daemon: Daemon, name: str, seconds: float) -> float:
     """Which part of a core a guest's thread gets."""
-    thread = next(
-        path for path in Path(f"/proc/{daemon.pid}/task").iterdir() if (path / "comm").read_text().startswith(name)
-    )
+    tid = next(tid for tid, comm in threads(daemon.pid).items() if comm.startswith(name))
+    thread = Path(f"/proc/{daemon.pid}/task/{tid}")
 
     def ticks() -> int:
         fields = (thread / "stat").read_text().rpartition(")")[2].split()

@@ -13,6 +13,7 @@ import pytest
 
 from testing.cri import Container, Cri, ExecResult, Pod
 from tests.support.node import IMAGE, Node
+from tests.support.proc import children
 from tests.support.processes import gone
 from wasm_sandboxer.linux.cgroup.host import find_hierarchies
 from wasm_sandboxer.linux.namespace import CLONE_NEWNET, set_namespace
@@ -163,15 +164,9 @@ def test_a_process_has_the_runtimes_own_filter_of_system_calls(node: Node, cri: 
 def test_a_fork_server_that_dies_is_replaced_and_its_pods_restart(node: Node, cri: Cri, pod: Pod) -> None:
     container = cri.run(pod, IMAGE, command=["/sleep-component.wasm"])
     (server,) = [
-        int(each) for each in children(node.daemon.pid) if "forkserver" in Path(f"/proc/{each}/cmdline").read_text()
+        each for each in children(node.daemon.pid) if "forkserver" in Path(f"/proc/{each}/cmdline").read_text()
     ]
     os.kill(server, signal.SIGKILL)
     assert cri.wait_exit(container).exit_code == 137
     again = cri.run(pod, IMAGE, name="again", command=["/hello-component.wasm"])
     assert cri.wait_exit(again).exit_code == 0
-
-
-def children(pid: int) -> list[str]:
-    return [
-        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.bundles import bind
 from tests.support.daemon import mounts
+from tests.support.proc import children
 from tests.support.rpc import Client, controller
 from wasm_sandboxer.api.task_types_pb2 import STOPPED
 from wasm_sandboxer.daemon import _lock
@@ -621,14 +622,10 @@ def test_of_a_sandbox_that_was_stopped_nothing_is_left_after_a_death(own_daemon)
 
 def test_nothing_runs_on_when_the_daemon_dies(busy):
     daemon, _, _ = busy
-    children = [
-        int(stat.parent.name)
-        for stat in Path("/proc").glob("[0-9]*/stat")
-        if stat.exists() and int(stat.read_text().rpartition(")")[2].split()[1]) == daemon.pid
-    ]
-    assert children  # the fork server
+    its_own = children(daemon.pid)
+    assert its_own  # the fork server
     daemon.kill()
     deadline = time.monotonic() + 5
-    while any(Path(f"/proc/{child}").exists() for child in children):
+    while any(Path(f"/proc/{child}").exists() for child in its_own):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -3,13 +3,13 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.bundles import Bundle
 from tests.support.daemon import Daemon
 from tests.support.modules import binary, wasi
+from tests.support.proc import threads
 from tests.support.rpc import Client
 from wasm_sandboxer.core.identifiers import joined
 from wasm_sandboxer.linux.cgroup.host import Version, detect
@@ -59,10 +59,8 @@ def inside(daemon: Daemon, ident: str) -> dict[int, str]:
     """The threads in a container's group with their names."""
     name = joined("container", "test", ident)
     group = next(path for path in daemon.groups() if path.name == name and path.parts[4] == "cpu")
-    found = {}
-    for tid in (group / "tasks").read_text().split():
-        found[int(tid)] = Path(f"/proc/{daemon.pid}/task/{tid}/comm").read_text().strip()
-    return found
+    tids = set(map(int, (group / "tasks").read_text().split()))
+    return {tid: comm for tid, comm in threads(daemon.pid).items() if tid in tids}
 
 
 def test_the_engines_threads_are_there_before_the_first_guest(fresh_daemon: Daemon) -> None:

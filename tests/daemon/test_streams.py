@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.modules import binary
+from tests.support.proc import links
 from tests.support.rpc import Client
 from tests.support.wat import COUNTER, TERMINALS
 from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
@@ -443,9 +444,9 @@ def _masters(pid):
     import ctypes
 
     pidfd = os.pidfd_open(pid)
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        if str(link.readlink()) == "/dev/ptmx":
-            yield ctypes.CDLL(None).syscall(438, pidfd, int(link.name), 0)
+    for number, target in links(pid).items():
+        if target == "/dev/ptmx":
+            yield ctypes.CDLL(None).syscall(438, pidfd, number, 0)
     os.close(pidfd)
 
 

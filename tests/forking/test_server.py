@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.cli import PATIENCE
 from tests.support.forkserver import MODULE
+from tests.support.proc import children
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.forking import wire
 from wasm_sandboxer.forking.client import ForkServer, Line
@@ -24,10 +25,6 @@ def forks() -> Iterator[ForkServer]:
     server = ForkServer(MODULE)
     yield server
     server.stop()
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -24,8 +24,11 @@ def waits() -> dict[str, int]:
     for task in Path("/proc/self/task").iterdir():
         if int(task.name) == os.getpid():
             continue
-        name = (task / "comm").read_text().strip()
-        lines = (task / "status").read_text().splitlines()
+        try:
+            name = (task / "comm").read_text().strip()
+            lines = (task / "status").read_text().splitlines()
+        except OSError:  # it has ended meanwhile
+            continue
         waited = next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
         counts["grpc" if name == "grpc" else "others"] += waited
     return counts

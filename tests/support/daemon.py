@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support import proc
 from tests.support.cli import PATIENCE, PROGRAM
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -148,11 +149,7 @@ class Daemon:
 
     def descriptors(self) -> list[str]:
         """What its open descriptors are."""
-        found = []
-        for link in Path(f"/proc/{self.pid}/fd").iterdir():
-            with suppress(OSError):
-                found.append(str(link.readlink()))
-        return sorted(found)
+        return sorted(proc.links(self.pid).values())
 
     def streams(self) -> list[str]:
         """Its open descriptors of pipes and terminals: those of containers."""
@@ -160,11 +157,7 @@ class Daemon:
 
     def threads(self) -> list[str]:
         """The names of its threads."""
-        found = []
-        for comm in Path(f"/proc/{self.pid}/task").glob("*/comm"):
-            with suppress(OSError):
-                found.append(comm.read_text().strip())
-        return sorted(found)
+        return sorted(proc.threads(self.pid).values())
 
     def mounts(self, below: Path) -> list[str]:
         """Its mount points below a folder."""
