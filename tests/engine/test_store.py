@@ -9,11 +9,13 @@ import re
 import shutil
 import signal
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import wasmtime
@@ -21,6 +23,7 @@ import wasmtime
 from tests.support.cli import PATIENCE, Cli, example, wait_for_guest
 from tests.support.guests import HereRunner, new_engine
 from tests.support.modules import EMPTY, binary, heavy_module
+from wasm_sandboxer.engine import store as store_module
 from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.interface import Interface, Signature
 from wasm_sandboxer.engine.protocol import ExportItem, ImportItem, Kind
@@ -89,6 +92,22 @@ def descriptors() -> list[str]:
     return sorted(str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
 
 
+class Interrupting:
+    """A debugger that raises KeyboardInterrupt before the `nth` line of the store's that is run."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> "Interrupting | None":
+        if frame.f_code.co_filename != store_module.__file__:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
 def flip(path: Path) -> None:
     """Change one bit in the middle of a file."""
     with path.open("r+b") as file:
@@ -125,6 +144,34 @@ def test_what_was_never_published_is_not_found(store: ModuleStore, folder: Path)
         os.write(fd, CODE)
     assert store.find("d") is None
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what it left open
+def test_an_interrupt_at_any_line_leaves_a_whole_module_or_nothing(store: ModuleStore, folder: Path) -> None:
+    for nth in range(1, 1000):
+        digest = hashlib.sha256(b"%d" % nth).hexdigest()  # its own: a lock may still be held here
+        before = sys.gettrace()
+        interrupting = Interrupting(nth)
+        sys.settrace(interrupting)
+        try:
+            with store.compiling(digest), store.new_file(digest) as fd:
+                os.write(fd, CODE)
+                store.publish(digest, fd, FACTS).close()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        # A lock that nobody holds is in nobody's way; it can stay where the interrupt comes before its removal.
+        left = sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+        assert left in ([], [f"{digest}.cwasm", f"{digest}.json"]), nth
+        if left:
+            held = store.find(digest)
+            assert held is not None
+            held.close()
+            store.discard(digest)
+        if interrupting.left > 0:  # it came to the end
+            return
+    pytest.fail("there is no end to its lines")
 
 
 def test_only_the_owner_can_read_or_write_any_of_it(store: ModuleStore, folder: Path, tmp_path: Path) -> None:

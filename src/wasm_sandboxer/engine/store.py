@@ -135,22 +135,21 @@ class ModuleStore:
     def compiling(self, digest: str) -> Iterator[None]:
         """Hold the right to compile this module, waiting for whoever holds it now."""
         path = self._folder / f"{digest}.lock"
-        while True:
-            with self.writing():
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
+        fd, held = -1, False
+        try:  # an interrupt may come between any two steps
+            while not held:
+                if fd >= 0:  # whoever held it removed it: take the new one
+                    os.close(fd)
+                with self.writing():
+                    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                if _is_same(path, fd):
-                    break
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)  # whoever held it removed it: take the new one
-        try:
+                held = _is_same(path, fd)
             yield
         finally:
-            path.unlink(missing_ok=True)
-            os.close(fd)
+            if held:
+                path.unlink(missing_ok=True)
+            if fd >= 0:
+                os.close(fd)
 
     @contextmanager
     def new_file(self, digest: str) -> Iterator[int]:
@@ -161,12 +160,15 @@ class ModuleStore:
         path = self._temporary(digest)
         with self.writing():
             path.unlink(missing_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
+        fd = -1
+        try:  # an interrupt may come as soon as the file is there
+            with self.writing():
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             yield fd
         finally:
             path.unlink(missing_ok=True)
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def publish(self, digest: str, fd: int, facts: Facts) -> Held:
         """Make what was written to new_file's descriptor the module's compiled form; durable, whole or not at all."""
@@ -174,8 +176,12 @@ class ModuleStore:
             code = _sha256(fd)
             os.fsync(fd)
             fcntl.flock(fd, fcntl.LOCK_SH)  # before it has a name: nobody may evict what is about to be used
-            self._temporary(digest).rename(self._folder / f"{digest}.cwasm")
-            self._write_index(digest, fd, code, facts)
+            try:
+                self._temporary(digest).rename(self._folder / f"{digest}.cwasm")
+                self._write_index(digest, fd, code, facts)
+            except BaseException:
+                self.discard(digest)
+                raise
             self._evict()
             return Held(os.dup(fd), facts, new=True)
 
@@ -270,12 +276,15 @@ class ModuleStore:
             "created": time.time(),
         }
         temporary = self._folder / f"{digest}.{os.getpid()}.index.tmp"
-        with temporary.open("w") as file:
-            os.fchmod(file.fileno(), 0o600)
-            json.dump(index, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._folder / f"{digest}.json")
+        try:
+            with temporary.open("w") as file:
+                os.fchmod(file.fileno(), 0o600)
+                json.dump(index, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self._folder / f"{digest}.json")
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _evict(self) -> None:
         """Remove least recently used modules until the store fits its capacity, and temporaries nobody owns."""
@@ -405,7 +414,7 @@ def _entry(index_path: Path) -> Entry | None:
             facts=_facts(index),
             size=code_path.stat().st_size,
             created=index["created"],
-            last_used=index_path.stat().st_mtime,
+            last_used=max(index["created"], index_path.stat().st_mtime),  # the file's clock is the coarser one
             in_use=_in_use(code_path),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
