@@ -127,7 +127,7 @@ class ModuleStore:
                 self._distrust(digest, f"a {what} is in its place")
                 return None
             with suppress(OSError):
-                os.utime(self._folder / f"{digest}.json")
+                _mark_used(self._folder / f"{digest}.json", time.time())
             undo.pop_all()
             return Held(fd, facts)
 
@@ -269,11 +269,12 @@ class ModuleStore:
                 _delete(self._folder / f"{digest}.{suffix}")
 
     def _write_index(self, digest: str, fd: int, code: str, facts: Facts) -> None:
+        created = time.time()
         index = {
             "sha256": code,
             "state": _state(os.fstat(fd)),
             "facts": asdict(facts),
-            "created": time.time(),
+            "created": created,
         }
         temporary = self._folder / f"{digest}.{os.getpid()}.index.tmp"
         try:
@@ -282,6 +283,7 @@ class ModuleStore:
                 json.dump(index, file)
                 file.flush()
                 os.fsync(file.fileno())
+            _mark_used(temporary, created)
             temporary.rename(self._folder / f"{digest}.json")
         finally:
             temporary.unlink(missing_ok=True)
@@ -344,6 +346,11 @@ def _own_folder(folder: Path) -> None:
             f"the module store at {folder} must belong to user {os.geteuid()} and be writable only by them; "
             f"it belongs to {state.st_uid} with mode {stat.S_IMODE(state.st_mode):o}"
         )
+
+
+def _mark_used(index: Path, when: float) -> None:
+    """Note a use, by the clock of time.time(): the one that files are stamped by is coarser and lags behind."""
+    os.utime(index, (when, when))
 
 
 def _state(state: os.stat_result) -> list[int]:
@@ -414,7 +421,7 @@ def _entry(index_path: Path) -> Entry | None:
             facts=_facts(index),
             size=code_path.stat().st_size,
             created=index["created"],
-            last_used=max(index["created"], index_path.stat().st_mtime),  # the file's clock is the coarser one
+            last_used=index_path.stat().st_mtime,
             in_use=_in_use(code_path),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
