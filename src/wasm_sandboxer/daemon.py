@@ -102,7 +102,7 @@ async def serve(config: Config, reload: Callable[[], Config], make: MakeEngine =
             _log.warning("limits: %s", problem)
         queue = EventQueue(config.event_queue)
         exporter = _exporter(config)
-        pool = MemoryPool("the node's", config.node_memory or _most_memory())
+        pool = MemoryPool("the node's", config.node_memory or _most_memory(), threads_only=True)
         tools = Tools(
             engine=make(config, forks, exporter.loaded if exporter else None),
             threads=ThreadExecutor(nice=0),

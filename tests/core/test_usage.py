@@ -12,6 +12,7 @@ from wasm_sandboxer.core.sandbox import Sandbox, SandboxRecord
 from wasm_sandboxer.core.task import Task, TaskProcess
 from wasm_sandboxer.core.usage import charged_usage, sandbox_usage, task_usage
 from wasm_sandboxer.engine.pool import MemoryPool
+from wasm_sandboxer.engine.shared_pool import Claim, pool_of
 from wasm_sandboxer.guest import Exit, Guest, Reason
 from wasm_sandboxer.linux.cgroup.protocol import MemoryUsage, Usage
 
@@ -74,6 +75,9 @@ def test_a_sandbox_adds_up_what_is_in_its_group_and_what_is_not() -> None:
     def check() -> None:
         pool = MemoryPool("the pod's", 4096)
         pool.charge(64)
+        claim = Claim(pool)
+        pool_of(claim.share, claim.descriptors).charge(512)  # which the kernel has in its figure
+        assert pool.used == 576
         inside = FakeGroup(Usage(cpu=7, pids=1))
         sandbox = sandbox_of(
             pool,

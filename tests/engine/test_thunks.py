@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wasm_sandboxer.engine import pool
+from wasm_sandboxer.engine import counting
 from wasm_sandboxer.engine.wasmtime import memories, thunks
 from wasm_sandboxer.linux import signals
 
@@ -20,7 +20,7 @@ THUNKS = {
     "wait": thunks.WAIT,
 }  # fmt: skip
 ALL = {
-    **THUNKS, "charge": pool.CHARGE, "release": pool.RELEASE, "get": memories.GET, "grow": memories.GROW,
+    **THUNKS, "charge": counting.CHARGE, "release": counting.RELEASE, "get": memories.GET, "grow": memories.GROW,
     "nothing": signals.NOTHING,
 }  # fmt: skip
 

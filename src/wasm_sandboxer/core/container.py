@@ -36,7 +36,7 @@ class Container:
         pool: MemoryPool | None = None,
         charged: bool = False,
     ) -> None:
-        """`charged` says that the kernel counts its memory to a group of its own, and no pool does."""
+        """`charged` says that the kernel counts its memory to a group of its own."""
         self.id = ident
         self.guest = guest
         self.charged = charged
@@ -125,11 +125,6 @@ class Container:
                 f"{self.id} cannot have more memory while it runs: a native command runs it, and was given "
                 f"{format_size(most)} for good when it was made; make its container anew"
             )
-
-    def limit_memory(self, limit: int | None) -> None:
-        """Hold it to so many bytes of memory from now on, where the pool that it was given does not."""
-        if self._execution is not None and not self.exit.done():
-            self._execution.limit_memory(limit)
 
     def cpu_time(self) -> float:
         """Seconds of CPU used so far."""

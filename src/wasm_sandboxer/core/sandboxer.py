@@ -297,6 +297,7 @@ class Sandboxer:
             with suppress(NotFound):  # containerd may be doing the same
                 await self.delete_task(namespace, task.id)
         await self._tools.workers.run(self._equipment.remove, sandbox.record, sandbox.group)
+        sandbox.pool.close()
         self._records.remove("sandboxes", namespace, ident)
         del self._sandboxes[namespace, ident]
 

@@ -226,8 +226,6 @@ class Task:
             self.pool.limit = resources.most_memory
             limits = dataclasses.replace(self.guest.limits, memory=resources.most_memory)
             self.guest = dataclasses.replace(self.guest, limits=limits)
-            for each in (self.init, *self.execs.values()):
-                each.run.limit_memory(resources.most_memory)
 
     async def delete_exec(self, exec_id: str) -> TaskProcess:
         """Forget an exec that has not started or has ended."""
@@ -376,6 +374,8 @@ def prepare(
             resources=spec.resources,
         )
         undo.callback(homes.close)
+        pool = MemoryPool("its", guest.limits.memory, around.pool or tools.pool)
+        undo.callback(pool.close)
         ground = Ground(
             ident=request.id,
             namespace=request.namespace,
@@ -383,7 +383,7 @@ def prepare(
             root=root,
             around=around,
             homes=homes,
-            pool=MemoryPool("its", guest.limits.memory, around.pool or tools.pool),
+            pool=pool,
         )
         init = house(tools, ground, guest, spec.process, request.streams)
         undo.callback(init.streams.close)

@@ -32,9 +32,9 @@ def sandbox_usage(sandbox: Sandbox) -> tuple[Usage, MemoryUsage]:
     usage = _group_usage(sandbox.group) or _own_count(tasks)
     pool = sandbox.pool
     memory = MemoryUsage(
-        used=pool.used,
+        used=pool.here,
         resident=sum(run.resident() for task in tasks for run in _runs(task)),
-        peak=pool.used,
+        peak=pool.here,
         limit=pool.limit,
         refused=pool.refused,
         kills=sum(task.oom_count for task in tasks) + sandbox.past_oom_count,
@@ -90,7 +90,7 @@ def _own_count(tasks: Iterable[Task]) -> Usage:
 def _task_memory(task: Task) -> MemoryUsage:
     """The engine's figures of a container."""
     pool, resident = task.pool, 0
-    used = peak = pool.used
+    used = peak = pool.here
     for run in _runs(task):
         if run.exit.done():
             peak = max(peak, run.memory())

@@ -11,6 +11,7 @@ from typing import Any
 
 from wasm_sandboxer import errors
 from wasm_sandboxer.engine.protocol import Command
+from wasm_sandboxer.engine.shared_pool import Share
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.executor.confinement import Enclosure
 from wasm_sandboxer.guest import Exit, Guest, Reason
@@ -30,6 +31,7 @@ class Assignment:
     program: bytes | None
     command: Command | None
     terminals: frozenset[int]
+    share: Share | None
     enclosure: Enclosure
     doors: tuple[str, ...]
 

@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Carried, Command, Kind
-from wasm_sandboxer.engine.shared_limit import pool_in
+from wasm_sandboxer.engine.shared_pool import pool_of
 from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
 from wasm_sandboxer.engine.wasmtime.loading import unpack_luggage, unpack_program
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
@@ -86,7 +87,7 @@ class GuestProcesses:
         if program.kind is Kind.COMPONENT:  # a core module's shim knows how to wait by itself
             settle_input(0, _WRITERS_PATIENCE)
         syscall.set_thread_name(given.name)
-        pool = pool_in(doors.pop("limit")) if "limit" in doors else None
+        pool = _take_pool(given, doors)
         give_up_the_rest(given.enclosure, doors)
         control = program.control(given.guest, stdio, pool)
         return program.run(given.guest, stdio, control, lambda: tell(assignment.ready()))
@@ -105,6 +106,7 @@ def _exercise(processes: GuestProcesses, carried: Carried) -> None:
             program=carried.about,
             command=None,
             terminals=frozenset(),
+            share=None,
             enclosure=Enclosure(),
             doors=("code",),
         )
@@ -141,6 +143,18 @@ def _take_streams(given: Assignment, doors: dict[str, int]) -> Stdio:
             os.dup2(doors.pop(str(number)), number)
     stdin, stdout, stderr = numbers
     return Stdio(stdin=stdin, stdout=stdout, stderr=stderr, terminals=given.terminals)
+
+
+def _take_pool(given: Assignment, doors: dict[str, int]) -> MemoryPool | None:
+    """What the guest's memory is charged to."""
+    if given.share is None:
+        return None
+    fds = [doors.pop(f"pool{number}") for number in range(len(given.share.names))]
+    try:
+        return pool_of(given.share, fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def _report(name: str, message: str) -> None:

@@ -89,9 +89,6 @@ class CommandExecution:
         """See Execution."""
         self._signal(signal.SIGCONT)
 
-    def limit_memory(self, limit: int | None) -> None:
-        """See Execution: a command has what it was started with."""
-
     def cpu_time(self) -> float:
         """See Execution."""
         if self.ended.done():

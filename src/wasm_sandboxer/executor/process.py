@@ -18,7 +18,7 @@ from pathlib import Path
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Program, is_external, is_portable
-from wasm_sandboxer.engine.shared_limit import SharedLimit
+from wasm_sandboxer.engine.shared_pool import Claim
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.executor.assignment import PROCESS, Assignment
@@ -56,10 +56,9 @@ class ProcessExecutor:
         place: Place | None = None,
         pool: MemoryPool | None = None,
     ) -> "ProcessExecution":
-        """See Executor. The kernel counts the memory of a process by itself: only the pool's limit is taken."""
+        """See Executor."""
         confinement = self._confinement or Confinement(guest=guest)
-        memory = guest.limits.memory if pool is None else pool.limit
-        return ProcessExecution(self._forks, program, confinement, stdio, name, place, memory)
+        return ProcessExecution(self._forks, program, confinement, stdio, name, place, pool)
 
 
 class ProcessExecution:
@@ -73,9 +72,9 @@ class ProcessExecution:
         stdio: Stdio,
         name: str,
         place: Place | None,
-        memory: int | None,
+        pool: MemoryPool | None,
     ) -> None:
-        """`memory` is the engine's bound; a native command has its own."""
+        """Without a pool the guest has one of its own; a native command has its own bound."""
         self._loop = asyncio.get_running_loop()
         self._forks = forks
         self._program = program
@@ -85,8 +84,9 @@ class ProcessExecution:
         self._command = confinement.command
         if self._command is None and is_external(program):
             self._command = program.command(confinement.guest)
-        self._memory = memory
-        self._limit: SharedLimit | None = None  # once it is asked for
+        self._own_pool = pool is None
+        self._pool = pool if pool is not None else MemoryPool("its", confinement.guest.limits.memory)
+        self._claim: Claim | None = None  # once it is asked for
         self._kills = 0  # of its group's processes, before it began
         self._stdio = stdio
         self._name = name
@@ -131,12 +131,6 @@ class ProcessExecution:
         """See Execution."""
         self._paused = False
         self._signal(signal.SIGCONT)
-
-    def limit_memory(self, limit: int | None) -> None:
-        """See Execution."""
-        self._memory = limit
-        if self._limit is not None:
-            self._limit.set(limit)
 
     def cpu_time(self) -> float:
         """See Execution."""
@@ -219,10 +213,9 @@ class ProcessExecution:
         elif is_portable(self._program):
             own = self._confinement.code
             doors["code"] = own if own is not None else self._program.carry().code
-            self._drop_limit()  # of a child that died before it had the guest
-            self._limit = SharedLimit(self._memory)
-            undo.callback(self._limit.close_fd)
-            doors["limit"] = self._limit.fd
+            self._drop_claim()  # of a child that died before it had the guest
+            self._claim = Claim(self._pool)
+            doors |= {f"pool{number}": fd for number, fd in enumerate(self._claim.descriptors)}
         return doors
 
     def _assignment(self, doors: tuple[str, ...]) -> bytes:
@@ -232,6 +225,7 @@ class ProcessExecution:
             program=self._program.carry().about if is_portable(self._program) else None,
             command=self._command,
             terminals=self._stdio.terminals,
+            share=self._claim.share if self._claim is not None else None,
             enclosure=self._confinement.enclosure(),
             doors=doors,
         )
@@ -239,7 +233,7 @@ class ProcessExecution:
 
     def _listen(self, line: Line) -> None:
         if self.ended.done():  # it was stopped meanwhile
-            self._drop_limit()
+            self._drop_claim()
             line.close()
             return
         self._line = line
@@ -340,7 +334,7 @@ class ProcessExecution:
         if is_external(self._program) and end.message:
             self._report(end.message)
         self._set_began()
-        self.ended.set_result(end)
+        self._set_ended(end)
 
     def _exit(self) -> Exit:
         cpu_time = self._end.cpu_time if self._end is not None else 0.0
@@ -406,19 +400,27 @@ class ProcessExecution:
             self._began.set_exception(error)
             self._began.exception()  # whoever waited may have been cancelled
         if not self.ended.done():
-            self.ended.set_result(Exit(code=OOM_EXIT_CODE, reason=Reason.FAILED, message=str(error)))
+            self._set_ended(Exit(code=OOM_EXIT_CODE, reason=Reason.FAILED, message=str(error)))
+
+    def _set_ended(self, end: Exit) -> None:
+        if self._own_pool:
+            self._pool.close()
+        self.ended.set_result(end)
 
     def _set_began(self) -> None:
         if not self._began.done():
             self._began.set_result(None)
 
-    def _drop_limit(self) -> None:
-        if self._limit is not None:
-            self._limit.close()
-            self._limit = None
+    def _drop_claim(self) -> None:
+        if self._claim is not None:
+            claim, self._claim = self._claim, None
+            if self._pidfd >= 0:
+                claim.close()
+            else:  # a child may still come, find nobody at the line and be ended, with what it has charged
+                self._loop.call_later(_PATIENCE, claim.close)
 
     def _hang_up(self) -> None:
-        self._drop_limit()
+        self._drop_claim()
         if self._line is not None:
             self._loop.remove_reader(self._line.status)
             self._loop.remove_reader(self._line.answers)

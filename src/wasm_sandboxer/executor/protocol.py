@@ -30,9 +30,6 @@ class Execution(Protocol):
     def resume(self) -> None:
         """Let it go on."""
 
-    def limit_memory(self, limit: int | None) -> None:
-        """Hold the guest to so many bytes from now on, as far as no pool of its container's does."""
-
     def cpu_time(self) -> float:
         """Seconds of CPU the guest has used so far."""
 

@@ -119,9 +119,6 @@ class ThreadExecution:
         """See Execution."""
         self._control.resume()
 
-    def limit_memory(self, limit: int | None) -> None:
-        """See Execution: its pool lies in its container's."""
-
     def cpu_time(self) -> float:
         """See Execution."""
         if self.ended.done():

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import wasmtime
 
-from wasm_sandboxer.engine.pool import MemoryPool, addresses
+from wasm_sandboxer.engine.counting import addresses
+from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Passage
 from wasm_sandboxer.engine.wasmtime import thunks
 from wasm_sandboxer.engine.wasmtime.binding import NO_FINALIZER, delete_error, ffi, new_stop_error

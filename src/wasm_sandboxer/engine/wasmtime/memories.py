@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from wasm_sandboxer.engine import pool as pools
+from wasm_sandboxer.engine import counting
 from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasmtime.binding import ffi
@@ -333,6 +333,6 @@ def _thunks() -> tuple[int, int]:
 @functools.cache
 def _callees() -> tuple[int, int, int, int]:
     """What grow() calls: charge, release, the engine's maker of errors, and its argument."""
-    counting = pools.addresses()
+    count = counting.addresses()
     new_error = ctypes.cast(ffi.dll.wasmtime_error_new, ctypes.c_void_p).value or 0
-    return counting["charge"], counting["release"], new_error, ctypes.addressof(_REFUSED)
+    return count["charge"], count["release"], new_error, ctypes.addressof(_REFUSED)
