@@ -20,6 +20,7 @@ from wasm_sandboxer.linux.cgroup.host import detect
 from wasm_sandboxer.linux.cgroup.protocol import Group
 
 pytestmark = pytest.mark.xdist_group("containerd")
+ISOLATION = "wasm-sandboxer.io/isolation"
 
 
 def groups(daemon: Daemon) -> set[str]:
@@ -126,27 +127,38 @@ def test_limits_that_the_kernel_refuses_fail_the_create_with_words(node: tuple[C
     containerd.cri.remove_pod(pod)
 
 
-def test_a_pod_shares_a_pool_and_whoever_dies_of_it_was_oomkilled(node: tuple[Containerd, Daemon, str]) -> None:
+@pytest.mark.parametrize(("held", "grown"), [("thread", "thread"), ("thread", "process"), ("process", "thread")])
+def test_a_pod_shares_a_pool_and_whoever_dies_of_it_was_oomkilled(
+    node: tuple[Containerd, Daemon, str], held: str, grown: str
+) -> None:
     containerd, _, image = node
-    pod = containerd.cri.run_pod("pool", resources={"memory_limit_in_bytes": 64 << 20})
+    pod = containerd.cri.run_pod(f"pool-{held}-{grown}", resources={"memory_limit_in_bytes": 64 << 20})
     own = {"memory_limit_in_bytes": 48 << 20}
     hogs = [
         containerd.cri.run(
-            pod, image, command=["/memhog.wasm", "24", "8", "hold"], resources=own, name=f"hog{number}"
-        )
+            pod,
+            image,
+            command=["/memhog.wasm", "24", "8", "hold"],
+            resources=own,
+            name=f"hog{number}",
+            annotations={ISOLATION: held},
+        )  # fmt: skip
         for number in range(2)
     ]
     for hog in hogs:
         containerd.cri.wait_output(hog, b"24 MiB")
     greedy = containerd.cri.run(
-        pod, image, command=["/memhog.wasm", "40", "4", "abort"], resources=own, name="greedy"
-    )
+        pod, image, command=["/memhog.wasm", "40", "4", "abort"], resources=own, name="greedy",
+        annotations={ISOLATION: grown},
+    )  # fmt: skip
     end = containerd.cri.wait_exit(greedy)
     assert (end.exit_code, end.reason) == (137, "OOMKilled")
     assert b"refused at 12 MiB" in containerd.cri.output(greedy)
     assert b"out of memory: more than" in containerd.cri.output(greedy, "stderr")
     assert [containerd.cri.state(hog) for hog in hogs] == ["CONTAINER_RUNNING"] * 2
-    polite = containerd.cri.run(pod, image, command=["/memhog.wasm", "40", "4"], resources=own, name="polite")
+    polite = containerd.cri.run(
+        pod, image, command=["/memhog.wasm", "40", "4"], resources=own, name="polite", annotations={ISOLATION: grown}
+    )
     end = containerd.cri.wait_exit(polite)
     assert (end.exit_code, end.reason) == (3, "Error")  # it handled the refusal
     containerd.cri.remove_pod(pod)
