@@ -142,7 +142,7 @@ def test_a_pod_shares_a_pool_and_whoever_dies_of_it_was_oomkilled(
             resources=own,
             name=f"hog{number}",
             annotations={ISOLATION: held},
-        )  # fmt: skip
+        )
         for number in range(2)
     ]
     for hog in hogs:
