@@ -17,6 +17,9 @@ from wasm_sandboxer.engine import counting
 from wasm_sandboxer.engine.counting import NO_LIMIT, WORD
 from wasm_sandboxer.engine.shared_page import SharedPage
 
+# Python forgets the type of an array with its last object, and to make one takes longer than all else here.
+_Words = ctypes.c_uint64 * (counting.SIZE // WORD)
+_Count = ctypes.c_uint64 * (counting.COUNT_SIZE // WORD)
 _LOOKS = 8  # at figures that stand still, to believe them
 
 
@@ -34,7 +37,7 @@ class MemoryPool:
         self.parent = parent
         self.threads_only = threads_only
         self.page: SharedPage | None = None
-        self._words = (ctypes.c_uint64 * (counting.SIZE // WORD))()
+        self._words = _Words()
         self.address = ctypes.addressof(self._words)
         self._words[counting.PARENT // WORD] = parent.address if parent is not None else 0
         self._count_in(self.address + counting.OWN_COUNT)
@@ -157,5 +160,5 @@ class MemoryPool:
 
     def _count_in(self, address: int) -> None:
         # Safe: the words are the pool's own, or those of a page that it holds.
-        self._count = (ctypes.c_uint64 * (counting.COUNT_SIZE // WORD)).from_address(address)
+        self._count = _Count.from_address(address)
         self._words[counting.COUNT // WORD] = address

@@ -18,6 +18,7 @@ from wasm_sandboxer.linux import memory
 
 _BOUND = COUNT_SIZE  # of the page, by its offset in bytes; the count is before it
 _CLAIMS = 2 * COUNT_SIZE  # and behind it a count for each child
+_Words = ctypes.c_uint64 * (mmap.PAGESIZE // WORD)  # kept: Python makes the type of an array anew each time
 CLAIMS = (mmap.PAGESIZE - _CLAIMS) // COUNT_SIZE
 
 
@@ -30,7 +31,7 @@ class SharedPage:
         self.count = address
         self.bound = address + _BOUND
         # Safe: the mapping is there until nobody has this object any more.
-        self._words = (ctypes.c_uint64 * (mmap.PAGESIZE // WORD)).from_address(address)
+        self._words = _Words.from_address(address)
         weakref.finalize(self, memory.unmap, address, mmap.PAGESIZE).atexit = False
         self.fd = -1
         self._close: weakref.finalize[[int], SharedPage] | None = None

@@ -18,7 +18,7 @@ from wasm_sandboxer.linux import seccomp
 
 _PID = 0x7A5D1E0F  # stands for the process's own id, which is never that high
 _INT = 0xFFFFFFFF  # of an argument that is an int the kernel sees this much, whatever else is in the register
-_INSTRUCTION = struct.Struct("<HBBI")  # an instruction; linux/filter.h
+_VALUE = struct.Struct("<I")  # of an instruction; linux/filter.h
 _DENIED = (
     # other processes
     "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp", "pidfd_open",
@@ -98,9 +98,4 @@ def template() -> bytes:
 
 def of_process(made: bytes, pid: int) -> bytes:
     """The filter from its template, for the process with this id."""
-    found = bytearray(made)
-    for place in range(0, len(found), _INSTRUCTION.size):
-        code, then, otherwise, value = _INSTRUCTION.unpack_from(found, place)
-        if value == _PID:
-            _INSTRUCTION.pack_into(found, place, code, then, otherwise, pid)
-    return bytes(found)
+    return made.replace(_VALUE.pack(_PID), _VALUE.pack(pid))

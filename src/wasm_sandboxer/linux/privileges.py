@@ -119,8 +119,7 @@ def drop(privileges: Privileges) -> None:
 
 def install_filter(instructions: bytes) -> None:
     """Have the kernel judge each system call of this process by a filter from now on; after drop()."""
-    buffer = ctypes.create_string_buffer(instructions, len(instructions))
-    program = _Filter(len(instructions) // _INSTRUCTION, ctypes.addressof(buffer))
+    program = _Filter(len(instructions) // _INSTRUCTION, ctypes.cast(ctypes.c_char_p(instructions), ctypes.c_void_p))
     # Safe: the kernel copies the program, which lives across the call.
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
 

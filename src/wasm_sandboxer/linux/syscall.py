@@ -19,6 +19,7 @@ _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # linux/pidfd.h
 _CLOSE_RANGE = 436  # the same on every machine
 _LAST_FD = (1 << 32) - 1
 COMM_LENGTH = 15  # TASK_COMM_LEN without the final NUL
+_Name = ctypes.c_char * (COMM_LENGTH + 1)  # kept: Python makes the type of an array anew each time
 
 libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 libc.tgkill.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
@@ -44,7 +45,7 @@ def address_of(function: str) -> int:
 
 def set_thread_name(name: str) -> None:
     """Name the calling thread for ps and top; cut to 15 bytes (PR_SET_NAME, prctl(2))."""
-    buffer = ctypes.create_string_buffer(name.encode(errors="replace")[:COMM_LENGTH])
+    buffer = _Name.from_buffer_copy(name.encode(errors="replace")[:COMM_LENGTH].ljust(ctypes.sizeof(_Name), b"\0"))
     check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl")
 
 

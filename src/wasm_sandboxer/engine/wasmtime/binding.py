@@ -9,7 +9,8 @@ Ownership follows the C API's headers: a config or error that is passed on is co
 """
 
 import ctypes
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import wasmtime
@@ -36,6 +37,9 @@ HostFunction = ffi.wasmtime_func_unchecked_callback_t
 FUNC = ffi.WASMTIME_EXTERN_FUNC.value
 MEMORY = ffi.WASMTIME_EXTERN_MEMORY.value
 GLOBAL = ffi.WASMTIME_EXTERN_GLOBAL.value
+
+_LEAST_ARRAY = 16  # items
+_NAMES = 64  # of exports, kept as the calls take them: the same few for nearly all guests
 
 Extern = ffi.wasmtime_extern_t
 Caller = Callable[..., Any]  # takes a function's name and its arguments, gives its error: how guests are called
@@ -102,7 +106,7 @@ def value(kind: str, number: float) -> Any:
 
 def new_stop_error() -> int:
     """The address of an error that stops a guest; consumed by the engine or by `delete_error`."""
-    error = ffi.wasmtime_error_new(ctypes.create_string_buffer(b"stopped"))
+    error = ffi.wasmtime_error_new(name_buffer(b"stopped"))
     return ctypes.cast(error, ctypes.c_void_p).value or 0
 
 
@@ -114,7 +118,21 @@ def delete_error(address: int) -> None:
 
 def externs(items: list[Any]) -> Any:
     """An array of externs as the instantiating calls take it."""
-    return (Extern * len(items))(*items)
+    return array(Extern, items)
+
+
+def array(kind: Any, items: Sequence[Any]) -> Any:
+    """An array that begins with these items.
+
+    It may be longer, so that all are of few types, which are kept: Python would make them anew, which takes longer
+    than a call into the engine.
+    """
+    return _array_type(kind, max(_LEAST_ARRAY, 1 << (len(items) - 1).bit_length()))(*items)
+
+
+@functools.cache
+def _array_type(kind: Any, length: int) -> Any:
+    return kind * length
 
 
 def directly(function: str, *arguments: Any) -> Any:
@@ -139,8 +157,9 @@ def instance_export(context: Any, instance: Any, name: bytes) -> Any:
     return item if found else None
 
 
+@functools.lru_cache(_NAMES)
 def name_buffer(name: bytes) -> Any:
-    """A name as the calls take it: bytes with a length, here with a NUL that is not counted."""
+    """A name as the calls take it, to be read only: bytes with a length, here with a NUL that is not counted."""
     return ctypes.create_string_buffer(name)
 
 

@@ -22,6 +22,7 @@ from wasm_sandboxer.guest import FILES, Stdio
 from wasm_sandboxer.linux import syscall
 
 _WORD = 8
+_Cell = ctypes.c_uint64 * (thunks.CELL_SIZE // _WORD)  # kept: Python makes the type of an array anew each time
 
 
 class CellControl:
@@ -40,7 +41,7 @@ class CellControl:
         self._closed = False
         self._paused = False
         self.stopped = False
-        self._cell = (ctypes.c_uint64 * (thunks.CELL_SIZE // _WORD))()
+        self._cell = _Cell()
         self.address = ctypes.addressof(self._cell)
         thunks.put_doors(self._cell, thunks.CELL_DOORS, ())
         self._cell[thunks.CELL_FILES // _WORD] = self.files.address

@@ -15,6 +15,7 @@ from wasm_sandboxer.engine.wasmtime.binding import Caller, directly, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 
 _WORD = 8
+_Block = ctypes.c_uint64 * (thunks.BLOCK_SIZE // _WORD)  # kept: Python makes the type of an array anew each time
 _CALL = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
 
 
@@ -34,7 +35,7 @@ def caller(control: CellControl, within: Within) -> Caller:
 
 
 def _call_and_leave(function: str, arguments: tuple[Any, ...], passage: Passage) -> Any:
-    block = (ctypes.c_uint64 * (thunks.BLOCK_SIZE // _WORD))()
+    block = _Block()
     words = [_address(getattr(ffi.dll, function)), *map(_word, arguments)]
     assert len(words) <= 1 + thunks.ARGUMENTS
     for index, word in enumerate(words):

@@ -16,6 +16,8 @@ from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.guest import Stdio
 
+_NONE = (ffi.wasmtime_val_t * 0)()
+
 _WASI = WASI.encode()
 _SHIM_IMPORTS = (
     b"poll_oneoff", b"fd_read", b"fd_write", b"fd_fdstat_get", b"fd_close", b"fd_renumber", b"random_get",
@@ -114,8 +116,7 @@ def _add_shim(runtime: Runtime, made: Instances, memory: Any, control: CellContr
         binding.instance_export(context, made.trampoline, b"table"),
     ]
     shim = binding.instantiate(context, runtime.shim.ptr(), binding.externs(imports), len(imports))
-    none = (ffi.wasmtime_val_t * 0)()
-    binding.call(context, binding.instance_export(context, shim, b"begin").of.func, none, none)
+    binding.call(context, binding.instance_export(context, shim, b"begin").of.func, _NONE, _NONE)
 
 
 def _wasi(runtime: Runtime, context: Any, name: bytes) -> Any:

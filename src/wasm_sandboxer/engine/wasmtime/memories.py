@@ -30,6 +30,7 @@ _WORD = 8
 # A linear memory's words, by their offsets in bytes: where it is and how large, what it is charged to, the mask of
 # whole pages of this machine, and what grow() calls.
 _BASE, _LENGTH, _CAPACITY, _POOL, _MASK, _CHARGE, _RELEASE, _NEW_ERROR, _MESSAGE, _SIZE = range(0, 80, 8)
+_Words = ctypes.c_uint64 * (_SIZE // _WORD)  # kept: Python makes the type of an array anew each time
 _REFUSED = ctypes.create_string_buffer(b"the memory pool refuses")
 
 # get_memory(memory, *size, *capacity) -> base
@@ -167,6 +168,7 @@ GROW: Thunks = {
 }
 
 # void *env, wasm_memorytype_t *, minimum, maximum, reserved, guard, wasmtime_linear_memory_t *out -> error
+_Out = ctypes.c_size_t * 4
 _NewMemory = ctypes.CFUNCTYPE(ctypes.c_size_t, *[ctypes.c_size_t] * 7)
 _Finalizer = ctypes.CFUNCTYPE(None, ctypes.c_size_t)
 
@@ -235,9 +237,7 @@ class _LinearMemory:
         except OSError:
             memory.unmap(self._start, self._mapped)
             raise
-        self._words = (ctypes.c_uint64 * (_SIZE // _WORD))(
-            self.base, minimum, capacity, owner.pool.address, -mmap.PAGESIZE, *_callees()
-        )
+        self._words = _Words(self.base, minimum, capacity, owner.pool.address, -mmap.PAGESIZE, *_callees())
         self.address = ctypes.addressof(self._words)
 
     @property
@@ -300,7 +300,7 @@ class Memories:
         guest.add(made)
         self._all[made.address] = made
         # Safe: `out` is a wasmtime_linear_memory_t: env, get_memory, grow_memory, finalizer.
-        (ctypes.c_size_t * 4).from_address(out)[:] = [made.address, *self._functions]
+        _Out.from_address(out)[:] = [made.address, *self._functions]
         return 0
 
     def _forget(self, address: int) -> None:

@@ -64,6 +64,7 @@ BLOCK_SIZE = 112
 
 TEXT = ord("0")
 DOORS = 7  # at most
+_Doors = ctypes.c_int32 * (DOORS + 1)  # kept: Python makes the type of an array anew each time
 ARGUMENTS = 7
 
 ON_EPOCH: Thunks = {
@@ -436,5 +437,5 @@ def address(name: str) -> int:
 def put_doors(words: "ctypes.Array[ctypes.c_uint64]", offset: int, doors: Sequence[int]) -> None:
     """Write descriptors into a cell or block, and the end of their list."""
     assert len(doors) <= DOORS
-    numbers = (ctypes.c_int32 * (DOORS + 1)).from_buffer(words, offset)
+    numbers = _Doors.from_buffer(words, offset)
     numbers[: len(doors) + 1] = [*doors, -1]

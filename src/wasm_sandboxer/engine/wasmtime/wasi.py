@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from wasm_sandboxer.engine.wasmtime.binding import ffi
+from wasm_sandboxer.engine.wasmtime.binding import array, ffi
 from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.guest import Guest, Network, Preopen, Stdio
 
@@ -83,9 +83,7 @@ def _why_not(folder: Path) -> str:
 
 
 def _strings(what: str, strings: tuple[str, ...] | list[str]) -> Any:
-    pointers = (ctypes.c_char_p * len(strings))()
-    for index, string in enumerate(strings):
-        pointers[index] = _encoded(f"{what} {index}", string)
+    pointers = array(ctypes.c_char_p, [_encoded(f"{what} {index}", string) for index, string in enumerate(strings)])
     return ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(ctypes.c_char)))
 
 
