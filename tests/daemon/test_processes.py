@@ -17,6 +17,7 @@ from tests.support.daemon import Daemon
 from tests.support.proc import links
 from tests.support.processes import gone
 from tests.support.rpc import Client
+from tests.support.waiting import stands_still
 from wasm_sandboxer.linux.cgroup.host import find_hierarchies
 from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
 
@@ -388,10 +389,7 @@ def test_a_paused_process_stands_still_and_dies_when_it_is_told(
     pid, _ = start("spin", annotations={ISOLATION: "process"}, linux={"cgroupsPath": f"/wst-{ident}"})
 
     ttrpc.Pause(id=ident)
-    time.sleep(0.05)
-    before = used(pid)
-    time.sleep(0.2)
-    assert used(pid) - before <= 1
+    before = stands_still(lambda: used(pid))
     ttrpc.Resume(id=ident)
     until(lambda: used(pid) - before > 3)
     ttrpc.Pause(id=ident)
@@ -421,10 +419,7 @@ def test_processes_of_a_container_are_paused_and_ended_each_by_itself(
     ttrpc.Pause(id=ident)
     ttrpc.Kill(id=ident, exec_id="one", signal=signal.SIGKILL)
     assert ttrpc.Wait(id=ident, exec_id="one").exit_status == 137
-    time.sleep(0.05)
-    before = used(pid)
-    time.sleep(0.2)
-    assert used(pid) - before <= 1  # the container is still held
+    stands_still(lambda: used(pid))  # the container is still held
     ttrpc.Kill(id=ident, signal=signal.SIGTERM)
     assert ttrpc.Wait(id=ident).exit_status == 143
     assert ttrpc.Wait(id=ident, exec_id="two").exit_status == 137

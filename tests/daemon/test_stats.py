@@ -12,6 +12,7 @@ from tests.support.bundles import Bundle
 from tests.support.daemon import Daemon
 from tests.support.modules import binary
 from tests.support.rpc import Client
+from tests.support.waiting import stands_still
 from wasm_sandboxer.api import admin_pb2, cgroups_v1_pb2, typeurl
 from wasm_sandboxer.api.services import ADMIN
 from wasm_sandboxer.core.identifiers import joined
@@ -68,10 +69,11 @@ def run(ttrpc: Client, bundle: Callable[..., Bundle]) -> Iterator[Callable[..., 
 
 @pytest.fixture
 def stats(ttrpc: Client) -> Callable[[str], Any]:
-    def ask(ident: str) -> Any:
-        return typeurl.unpack(ttrpc.Stats(id=ident).stats, cgroups_v1_pb2.Metrics)
+    return lambda ident: _metrics(ttrpc, ident)
 
-    return ask
+
+def _metrics(client: Client, ident: str) -> Any:
+    return typeurl.unpack(client.Stats(id=ident).stats, cgroups_v1_pb2.Metrics)
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def group_of(daemon: Daemon, name: str, controller: str) -> Path:
 def pause(client: Client, ident: str) -> None:
     """From here on its CPU time stands still."""
     client.Pause(id=ident)
-    time.sleep(0.05)
+    stands_still(lambda: _metrics(client, ident).cpu.usage.total, 0.05)
 
 
 def test_cpu_time_is_what_the_kernel_counts(

@@ -13,6 +13,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.support.cli import PATIENCE
 from tests.support.modules import binary
 from tests.support.rpc import Client
+from tests.support.waiting import stands_still
 from tests.support.wat import STUCK_START
 from wasm_sandboxer import __version__
 from wasm_sandboxer.api import cgroups_v1_pb2, cgroups_v2_pb2, typeurl
@@ -358,10 +359,7 @@ def test_an_exec_that_is_starting_is_held_with_its_container(ttrpc, daemon, bund
 
     wait_until(lambda: used() > 2)  # it spins in its start function
     ttrpc.Pause(id=ident)
-    time.sleep(0.05)
-    before = used()
-    time.sleep(0.2)
-    assert used() - before <= 1
+    before = stands_still(used)
     ttrpc.Resume(id=ident)
     wait_until(lambda: used() - before > 2)
     ttrpc.Pause(id=ident)
@@ -411,14 +409,10 @@ def test_pause_holds_a_container_and_resume_lets_it_go(task, ident, sleeper, ref
     assert "it is paused" in refused(
         StatusCode.FAILED_PRECONDITION, task.Exec, id=ident, exec_id="e2", spec=process("/exit.wasm")
     )
-    time.sleep(0.05)  # until it has come to its next loop
-    before = usage(task, ident).cpu
-    time.sleep(0.2)
-    assert usage(task, ident).cpu == before
+    before = stands_still(lambda: usage(task, ident).cpu)
     task.Resume(id=ident)
     assert task.State(id=ident).status == RUNNING
-    time.sleep(0.1)
-    assert usage(task, ident).cpu > before
+    wait_until(lambda: usage(task, ident).cpu > before)
 
 
 def test_a_paused_container_can_be_killed(task, ident, sleeper):

@@ -4,14 +4,26 @@ A FIFO is opened without waiting for containerd, and closed once containerd has 
 goroutine, with a call that waits for a writer, and does not wait for that goroutine; a guest may have ended before. A
 writing end that is gone by then would leave the goroutine waiting for good, what the guest wrote unread, and whoever
 waits for the end of its output (ExecSync, StopContainer) waiting as well.
+
+Some readers leave when they hear that the process has ended, whatever is in the FIFO then: containerd's client, and
+so `ctr run`, closes its end. So an end is told only when the readers have taken what there was, or do not take it.
 """
 
+import array
 import asyncio
+import fcntl
 import os
+import termios
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 
 _FIRST, _LONGEST = 0.001, 0.25  # seconds between two looks for a reader
+_LOOK, _IDLE, _PATIENCE = (
+    0.001,
+    0.05,
+    1.0,
+)  # seconds: between looks at what is unread, for a reader to take some, in all
 
 
 class Output:
@@ -30,6 +42,10 @@ class Output:
     def close(self) -> None:
         """Close it, in any thread; idempotent."""
         self.fd = _close(self.fd)
+
+    def unread(self) -> int:
+        """Bytes that its reader could take and has not; as far as anybody can know."""
+        return 0
 
 
 class OutputFifo(Output):
@@ -64,6 +80,14 @@ class OutputFifo(Output):
             self._keeper = _close(self._keeper)
             super().close()
 
+    def unread(self) -> int:
+        """As above; FIONREAD, ioctl_pipe in pipe(7)."""
+        count = array.array("i", [0])
+        with self._lock:
+            if self._keeper >= 0:
+                fcntl.ioctl(self._keeper, termios.FIONREAD, count)
+        return count[0]
+
     def _look(self, interval: float) -> None:
         with self._lock:
             if self.fd < 0:
@@ -88,6 +112,20 @@ class OutputFifo(Output):
             with suppress(OSError):  # no descriptor is left: what was written goes with the writing end
                 self._keeper = os.open(same, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         return True
+
+
+async def drained(outputs: Collection[Output]) -> None:
+    """Until their readers have taken everything, or take nothing for a while."""
+    loop = asyncio.get_running_loop()
+    begun = changed = loop.time()
+    before = -1
+    while left := sum(each.unread() for each in outputs):
+        now = loop.time()
+        changed = now if left != before else changed
+        before = left
+        if now - changed > _IDLE or now - begun > _PATIENCE:
+            return
+        await asyncio.sleep(_LOOK)
 
 
 def _close(fd: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from wasm_sandboxer.bundle import output
 from wasm_sandboxer.bundle.logger import LogProcess
 from wasm_sandboxer.bundle.output import Output, OutputFifo
 from wasm_sandboxer.bundle.terminal import Terminal
@@ -46,6 +47,7 @@ class Streams:
         self._container = container
         self._namespace = namespace
         self._outputs: list[Output] = []
+        self._written: list[Output] = []  # those that a reader of containerd's is behind
         self._inputs = ExitStack()  # and a terminal's master side
         self._stdin_keeper = -1
         self._terminal: Terminal | None = None
@@ -81,11 +83,19 @@ class Streams:
 
     def guest_ended(self) -> None:
         """Let the readers of what the guest wrote come to the end; on the loop."""
-        for output in self._outputs:
-            output.end()
+        for each in self._outputs:
+            each.end()
         self.close_stdin()
         if self._terminal is not None:
             self._terminal.guest_ended()
+
+    async def drained(self) -> None:
+        """Until the readers have taken what the guest wrote, or do not take it; after guest_ended()."""
+        await output.drained(self._written)
+
+    def unread(self) -> bool:
+        """Whether drained() would wait."""
+        return any(each.unread() for each in self._written)
 
     def close(self) -> None:
         """Close everything; idempotent."""
@@ -94,8 +104,8 @@ class Streams:
             self._stdin_keeper = -1
         if self._terminal is not None:
             self._terminal.close()
-        for output in self._outputs:
-            output.close()
+        for each in self._outputs:
+            each.close()
         self._inputs.close()
         if self._logger is not None:
             self._logger.stop()
@@ -113,9 +123,10 @@ class Streams:
         )
         return Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
 
-    def _own(self, output: Output) -> int:
-        self._outputs.append(output)
-        return output.fd
+    def _own(self, opened: Output) -> int:
+        self._outputs.append(opened)
+        self._written.append(opened)
+        return opened.fd
 
     def _open_terminal(self) -> Stdio:
         master, slave = os.openpty()
@@ -125,6 +136,7 @@ class Streams:
         stdin = self._open_input(self.names.stdin) if self.names.stdin else None
         sink = self._open_sink(self.names.stdout)
         if sink is not None:
+            self._written.append(sink)
             os.set_blocking(sink.fd, False)
             self._inputs.callback(sink.close)
         self._terminal = Terminal(master, stdin, sink)

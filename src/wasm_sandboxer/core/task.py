@@ -288,19 +288,27 @@ class Task:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _ended(self, process: TaskProcess) -> None:
-        """A guest has ended: close its outputs, then tell; the init process takes its execs with it."""
+        """A guest has ended: close its outputs, then tell; the init process takes its execs with it.
+
+        Where it was not stopped, its readers first have what it wrote.
+        """
         if process.exited_at:
             return
         process.exited_at = time.time()
         process.streams.guest_ended()
-        if process is not self.init:
+        others = [] if process is not self.init else [each for each in self.execs.values() if not each.exited.done()]
+        stopped = process.run.exit.result().reason is Reason.STOPPED
+        if not others and (stopped or not process.streams.unread()):
             self._tell(process)
             return
-        others = [each for each in self.execs.values() if not each.exited.done()]
-        if not others:
-            self._tell(process)
-            return
-        asyncio.ensure_future(self._end_execs(others)).add_done_callback(lambda _: self._tell(process))
+
+        async def settle() -> None:
+            if others:
+                await self._end_execs(others)
+            if not stopped:
+                await process.streams.drained()
+
+        asyncio.ensure_future(settle()).add_done_callback(lambda _: self._tell(process))
 
     async def _end_execs(self, others: list[TaskProcess]) -> None:
         for each in others:
