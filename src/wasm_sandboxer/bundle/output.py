@@ -81,7 +81,7 @@ class OutputFifo(Output):
             super().close()
 
     def unread(self) -> int:
-        """As above; FIONREAD, ioctl_pipe in pipe(7)."""
+        """As above; FIONREAD, ioctl(2)."""
         count = array.array("i", [0])
         with self._lock:
             if self._keeper >= 0:
