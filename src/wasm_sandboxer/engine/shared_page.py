@@ -23,16 +23,15 @@ CLAIMS = (mmap.PAGESIZE - _CLAIMS) // COUNT_SIZE
 
 
 class SharedPage:
-    """One mapping of it, which lasts as long as this object: machine code has its address."""
+    """One mapping of it, which lasts as long as the process, or for its maker as long as this object."""
 
     def __init__(self, fd: int) -> None:
         """Map the file, whose descriptor is the caller's to close; raises OSError."""
         address = memory.map_shared(mmap.PAGESIZE, fd)
         self.count = address
         self.bound = address + _BOUND
-        # Safe: the mapping is there until nobody has this object any more.
+        # Safe: the mapping is there as long as anybody has this object.
         self._words = _Words.from_address(address)
-        weakref.finalize(self, memory.unmap, address, mmap.PAGESIZE).atexit = False
         self.fd = -1
         self._close: weakref.finalize[[int], SharedPage] | None = None
         self.claims: set[tuple[SharedPage, int]] = set()
@@ -50,6 +49,7 @@ class SharedPage:
             os.close(fd)
             raise
         page.fd = fd
+        weakref.finalize(page, memory.unmap, page.count, mmap.PAGESIZE).atexit = False
         page._close = weakref.finalize(page, os.close, fd)  # its own
         page._close.atexit = False
         return page

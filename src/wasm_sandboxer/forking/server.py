@@ -129,7 +129,7 @@ class Server:
         gc.freeze()  # what there is now is shared with children as long as nobody writes to it
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server = os.getpid()
-        pid = os.fork()
+        pid = syscall.fork_alone()
         if pid == 0:
             _be_spare(theirs, server, self._catalogue)
         theirs.close()
