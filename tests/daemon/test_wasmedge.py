@@ -15,10 +15,11 @@ from tests.support.bundles import bind
 from tests.support.daemon import Daemon
 from tests.support.modules import binary
 from tests.support.plugin import PRELOADED, build
-from wasm_sandboxer.api import typeurl
+from wasm_sandboxer.api import cri_pb2, typeurl
 from wasm_sandboxer.rpc.ttrpc import RpcError, StatusCode
 
 pytestmark = pytest.mark.xdist_group("wasmedge")
+SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 ENGINE = "wasm-sandboxer.io/engine"
 PLUGINS = "wasm-sandboxer.io/wasmedge-plugin-path"
 MODELS = "wasm-sandboxer.io/wasmedge-nn-preload"
@@ -253,6 +254,36 @@ def test_memory_is_bounded_by_the_engine_and_the_kernel(run, on_wasmedge, ident)
     # What WasmEdge itself takes is charged too, so the kernel is first.
     assert code == 137
     assert b"refused" not in out
+
+
+def test_its_limit_is_kept_for_it_in_its_pods_memory(ttrpc, sandboxes, ident, bundle, refused):
+    """It tells nobody what it has: so nobody else in the pod gets what it may take."""
+    resources = cri_pb2.LinuxContainerResources(memory_limit_in_bytes=64 << 20)
+    config = cri_pb2.PodSandboxConfig(linux=cri_pb2.LinuxPodSandboxConfig(resources=resources))
+    sandboxes.Create(sandbox_id=ident, options=typeurl.pack(config))
+    sandboxes.Start(sandbox_id=ident)
+
+    def make(name, *command, memory=None, **annotations):
+        made = bundle(*command, name=f"{ident}-{name}", memory=memory, annotations={SANDBOX_ID: ident, **annotations})
+        ttrpc.Create(id=f"{ident}-{name}", bundle=str(made.folder))
+        return f"{ident}-{name}"
+
+    edge = make("edge", "sleep", "forever", memory=40 << 20, **{ENGINE: "wasmedge"})
+    other = make("other", "sleep", "forever", memory=40 << 20, **{ENGINE: "wasmedge"})
+    ttrpc.Start(id=edge)
+    said = refused(StatusCode.RESOURCE_EXHAUSTED, ttrpc.Start, id=other)
+    assert said == (
+        f"container {other} may take 40 MiB of memory, its limit, and its pod's limit is 64 MiB, "
+        "of which 40 MiB are in use"
+    )
+    for number, (isolation, code) in enumerate([("thread", 3), ("process", 3), ("thread", 0)]):
+        if not code:
+            ttrpc.Kill(id=edge, signal=9)
+            ttrpc.Wait(id=edge)
+        hog = make(f"hog{number}", "memhog", "32", "4", **{"wasm-sandboxer.io/isolation": isolation})
+        ttrpc.Start(id=hog)
+        assert ttrpc.Wait(id=hog).exit_status == code
+    sandboxes.Shutdown(sandbox_id=ident)
 
 
 def test_it_cannot_have_more_memory_than_it_was_made_with(ttrpc, ident, start, on_wasmedge, refused):

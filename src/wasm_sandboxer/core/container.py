@@ -71,6 +71,11 @@ class Container:
         """The id of the guest's thread or process; 0 before it runs."""
         return self._execution.pid if self._execution is not None else 0
 
+    @property
+    def reserves(self) -> int:
+        """Bytes that it may take without telling anybody; 0 for those of the engine, which charges its pool."""
+        return (self.guest.limits.memory or 0) if is_external(self._program) else 0
+
     async def start(self) -> None:
         """CREATED to RUNNING; raises what kept the guest from beginning, and is STOPPED then."""
         async with self._lock:

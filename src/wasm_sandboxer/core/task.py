@@ -35,6 +35,7 @@ from wasm_sandboxer.lifecycle import State
 from wasm_sandboxer.linux import files
 from wasm_sandboxer.linux.cgroup.protocol import Group
 from wasm_sandboxer.spec import Process, Resources, Spec, parse
+from wasm_sandboxer.units import format_size
 
 _MOST_SPEC = 16 << 20  # bytes; far above what containerd's messages let through
 _log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Task:
     homes: Homes | None = None
     ground: Ground | None = None  # None for one that a dead daemon left
     oom_count: int = 0  # guests that died of a limit on memory
+    reserved: int = 0  # bytes of its pod's memory, for native commands
     most_processes: int | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     execs: dict[str, TaskProcess] = field(default_factory=dict)
@@ -141,6 +143,7 @@ class Task:
             self.init.run.state.require("exec", f"container {self.id}")
         process.run.state.require("start", f"container {process.run.id}")
         self._require_room()
+        self._reserve(process.run.reserves)
         process.streams.begin()
         process.begun = True
         process.streams.on_interrupt(lambda number: self._interrupt(process, number))
@@ -273,6 +276,26 @@ class Task:
                 f"container {self.id} runs {running} processes, and its limit is {self.most_processes} (pids)"
             )
 
+    def _reserve(self, size: int) -> None:
+        """Keep the memory for a native command in the pod's pool, once for all of the container's.
+
+        They have the container's limit together, by its control group. Raises ResourceExhausted.
+        """
+        pod = self.ground.around.pool if self.ground is not None else None
+        if not size or self.reserved or pod is None:
+            return
+        if not pod.reserve(size):
+            raise ResourceExhausted(
+                f"container {self.id} may take {format_size(size)} of memory, its limit, and {pod.what} limit is "
+                f"{format_size(pod.limit or 0)}, of which {format_size(pod.used)} are in use"
+            )
+        self.reserved = size
+
+    def _give_back(self) -> None:
+        if self.reserved and self.ground is not None and self.ground.around.pool is not None:
+            self.ground.around.pool.give_back(self.reserved)
+            self.reserved = 0
+
     async def _end_unstarted(self, process: TaskProcess) -> None:
         """Let go whoever waits for a process that is deleted before it ran, or while it is starting."""
         if process.run.state is State.CREATED:
@@ -324,6 +347,8 @@ class Task:
             self.oom_count += 1
             if process is self.init:
                 self._publish(Topic.OOM)
+        if process is self.init:
+            self._give_back()
         self.tools.observer.ended(self._kind(process), end.reason)
         process.exited.set_result(end)
         _log.info(

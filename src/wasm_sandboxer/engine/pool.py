@@ -37,6 +37,7 @@ class MemoryPool:
         self.parent = parent
         self.threads_only = threads_only
         self.page: SharedPage | None = None
+        self.reserved = 0  # bytes
         self._words = _Words()
         self.address = ctypes.addressof(self._words)
         self._words[counting.PARENT // WORD] = parent.address if parent is not None else 0
@@ -132,7 +133,7 @@ class MemoryPool:
         if self.page is None:
             page = SharedPage.make()
             page.set_limit(self._words[counting.OWN_LIMIT // WORD])
-            page.set_count(self.here, self.refused)
+            page.set_count(self.here + self.reserved, self.refused)
             self.page = page
             self._count_in(page.count)
             self.settle()  # what was charged meanwhile
@@ -149,14 +150,34 @@ class MemoryPool:
         A child that dies gives nothing back; this is how the count comes right again. An error of one growth can stay
         until the next time, if that was half made for as long as this looks.
         """
-        elsewhere = self.page.claimed() if self.page is not None else 0
+        elsewhere = self.reserved + (self.page.claimed() if self.page is not None else 0)
         for _ in range(_LOOKS):
             here, used = self.here, self.used
             if (here, used) == (self.here, self.used):
                 break
-        apart = MemoryPool("")
+        self._apart().release((used - here - elsewhere) % (1 << 64))
+
+    def reserve(self, size: int) -> bool:
+        """Count what a native command may have, which tells nobody what it has; not in the parents.
+
+        False if the limit refuses. By one thread at a time, as `settle`.
+        """
+        if self._apart().charge(size) is not None:
+            return False
+        self.reserved += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Count what was reserved no more."""
+        self.reserved -= size
+        self._apart().release(size)
+
+    def _apart(self) -> "MemoryPool":
+        """A pool of the same count and limit without a parent, which notes nothing as charged here."""
+        apart = MemoryPool(self.what)
         apart._count_in(ctypes.addressof(self._count))  # of its own class
-        counting.release()(apart.address, (used - here - elsewhere) % (1 << 64))
+        apart._words[counting.BOUND // WORD] = self._words[counting.BOUND // WORD]
+        return apart
 
     def _count_in(self, address: int) -> None:
         # Safe: the words are the pool's own, or those of a page that it holds.
