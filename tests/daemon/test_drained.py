@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,20 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(
     assert ttrpc.Wait(id=ident).exit_status == 0
     assert time.monotonic() - begun < HURRY
     assert len(made.read()) >= WROTE  # it is there still
+    ttrpc.Delete(id=ident)
+
+
+@pytest.mark.parametrize("kind", ["device", "file"])
+def test_an_output_that_is_no_fifo_has_no_reader_to_wait_for(
+    ttrpc: Client, bundle: Callable[..., Bundle], ident: str, tmp_path: Path, kind: str
+) -> None:
+    path = Path("/dev/null") if kind == "device" else tmp_path / "out"
+    if kind == "file":
+        path.touch()
+    made = bundle("hello")
+    ttrpc.Create(id=ident, bundle=str(made.folder), stdout=str(path), stderr=str(path))
+    ttrpc.Start(id=ident)
+    assert ttrpc.Wait(id=ident).exit_status == 0
     ttrpc.Delete(id=ident)
 
 

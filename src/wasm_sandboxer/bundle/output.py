@@ -13,6 +13,7 @@ import array
 import asyncio
 import fcntl
 import os
+import stat
 import termios
 import threading
 from collections.abc import Collection
@@ -55,7 +56,7 @@ class OutputFifo(Output):
     close().
     """
 
-    __slots__ = ("_ended", "_keeper", "_lock")
+    __slots__ = ("_ended", "_holds", "_keeper", "_lock")
 
     def __init__(self, path: str) -> None:
         """Open it, in any thread; raises OSError."""
@@ -66,6 +67,7 @@ class OutputFifo(Output):
         except OSError:
             os.close(self._keeper)
             raise
+        self._holds = stat.S_ISFIFO(os.fstat(self.fd).st_mode)  # a path may be a device's as well, or a file's
         self._ended = False
 
     def end(self) -> None:
@@ -84,7 +86,7 @@ class OutputFifo(Output):
         """As above; FIONREAD, ioctl(2)."""
         count = array.array("i", [0])
         with self._lock:
-            if self._keeper >= 0:
+            if self._holds and self._keeper >= 0:
                 fcntl.ioctl(self._keeper, termios.FIONREAD, count)
         return count[0]
 
