@@ -158,6 +158,21 @@ def test_a_child_that_lies_harms_its_pod_only_while_it_lives(undo: ExitStack, no
         os.ftruncate(fd, 0)
 
 
+def test_a_child_that_hides_what_is_charged_lets_threads_have_no_more(
+    undo: ExitStack, node: MemoryPool, pod: MemoryPool
+) -> None:
+    thread = MemoryPool("its", None, pod)
+    other = child(undo, MemoryPool("its", None, pod))
+    assert thread.charge(60) is None
+    os.pwrite(other.claim.descriptors[-1], bytes(8), 0)  # the pod's count
+    assert thread.charge(41) is pod
+    assert (thread.used, pod.used, pod.here, pod.refused, node.used) == (60, 0, 60, 1, 60)
+    assert thread.charge(40) is None
+    assert (thread.used, pod.used, pod.here, node.used) == (100, 40, 100, 100)
+    other.end()
+    assert (pod.used, thread.charge(1)) == (100, pod)
+
+
 def test_nothing_is_lost_of_what_is_charged_while_a_pool_becomes_shared(guests: Guests, tmp_path: Path) -> None:
     path = tmp_path / "grower.wasm"
     path.write_bytes(binary(GROWER))

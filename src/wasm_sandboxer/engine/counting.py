@@ -10,7 +10,8 @@ import functools
 from wasm_sandboxer.linux.machine_code import Thunk, Thunks, install
 
 # Words of a pool, by their offsets in bytes. COUNT is where its count is, two words, and BOUND where its limit is: in
-# the pool itself, or in a page that processes share. HERE is what this process has charged, of either.
+# the pool itself, or in a page that processes share. HERE is what this process has charged, of either: never more
+# than the count, unless somebody lies in the page; the limit holds for both.
 COUNT, BOUND, HERE, PARENT, DENIED, DENIALS, OWN_COUNT, OWN_LIMIT, SIZE = 0, 8, 16, 24, 32, 40, 48, 64, 72
 USED, REFUSED, COUNT_SIZE = 0, 8, 16  # of a count
 NO_LIMIT = (1 << 64) - 1
@@ -31,9 +32,15 @@ CHARGE: Thunks = {
             ja 3f
             lock cmpxchg %rcx, (%r9)
             jne 2b
-            lock add %rsi, 16(%r8)
+            mov 16(%r8), %rax
+        6:  lea (%rax,%rsi), %rcx
+            cmp (%r10), %rcx
+            ja 7f
+            lock cmpxchg %rcx, 16(%r8)
+            jne 6b
             mov 24(%r8), %r8
             jmp 1b
+        7:  lock sub %rsi, (%r9)
         3:  lock incq 8(%r9)
         4:  cmp %rdi, %r8
             je 5f
@@ -46,8 +53,9 @@ CHARGE: Thunks = {
             ret
         """,
         bytes.fromhex(
-            "4989f84d85c074414d8b084d8b5008498b01488d0c30493b0a7712f0490fb10975f0f0490170104d8b4018ebd6f049ff"
-            "41084939f874124c8b0ff048297710f0492931488b7f18ebe94c89c0c3"
+            "4989f84d85c074554d8b084d8b5008498b01488d0c30493b0a7726f0490fb10975f0498b4010488d0c30493b0a770ef0"
+            "490fb1481075ef4d8b4018ebc6f0492931f049ff41084939f874124c8b0ff048297710f0492931488b7f18ebe94c89c0"
+            "c3"
         ),
     ),
     "aarch64": Thunk(
@@ -62,13 +70,19 @@ CHARGE: Thunks = {
             b.hi 3f
             stlxr w12, x10, [x13]
             cbnz w12, 2b
-            add x13, x8, #16
-        8:  ldxr x10, [x13]
+            add x9, x8, #16
+        8:  ldxr x10, [x9]
             add x10, x10, x1
-            stxr w12, x10, [x13]
+            cmp x10, x11
+            b.hi 10f
+            stxr w12, x10, [x9]
             cbnz w12, 8b
             ldr x8, [x8, #24]
             b 1b
+        10: ldxr x10, [x13]
+            sub x10, x10, x1
+            stlxr w12, x10, [x13]
+            cbnz w12, 10b
         3:  clrex
             add x9, x13, #8
         4:  ldxr x10, [x9]
@@ -93,10 +107,10 @@ CHARGE: Thunks = {
             ret
         """,
         bytes.fromhex(
-            "e80300aa880400b40d3940a9cb0140f9a9fd5fc82a01018b5f010beb48010054aafd0cc86cffff350d410091aa7d5fc8"
-            "4a01018baa7d0cc8acffff35080d40f9f1ffff175f3f03d5a92100912a7d5fc84a0500912a7d0cc8acffff351f0008eb"
-            "a00100540d400091aa7d5fc84a0101cbaa7d0cc8acffff350d0040f9aa7d5fc84a0101cbaafd0cc8acffff35000c40f9"
-            "f3ffff17e00308aac0035fd6"
+            "e80300aa480500b40d3940a9cb0140f9a9fd5fc82a01018b5f010beb08020054aafd0cc86cffff35094100912a7d5fc8"
+            "4a01018b5f010beba80000542a7d0cc86cffff35080d40f9efffff17aa7d5fc84a0101cbaafd0cc8acffff355f3f03d5"
+            "a92100912a7d5fc84a0500912a7d0cc8acffff351f0008eba00100540d400091aa7d5fc84a0101cbaa7d0cc8acffff35"
+            "0d0040f9aa7d5fc84a0101cbaafd0cc8acffff35000c40f9f3ffff17e00308aac0035fd6"
         ),
     ),
 }
