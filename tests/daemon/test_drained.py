@@ -1,17 +1,21 @@
 """The end of a guest is told once its readers have what it wrote, or do not take it. No containerd."""
 
+import asyncio
 import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.bundles import Bundle
 from tests.support.rpc import Client
+from wasm_sandboxer.bundle.streams import StreamNames, Streams
 
 WROTE = 40_000  # bytes, which a pipe holds
+HELD = 67_000  # which it does not
 HURRY, PATIENCE = 1.0, 30.0
 
 
@@ -63,6 +67,37 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(
     assert time.monotonic() - begun < HURRY
     assert len(made.read()) >= WROTE  # it is there still
     ttrpc.Delete(id=ident)
+
+
+def test_what_a_terminal_still_holds_is_unread(tmp_path: Path) -> None:
+    path = tmp_path / "stdout"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    async def main() -> None:
+        streams = Streams(StreamNames(stdout=str(path), terminal=True), "its", "test")
+        assert streams.stdio.stdout is not None
+        streams.begin()
+        left = HELD
+        while left:  # more than a pipe holds, and less than pipe and terminal
+            left -= os.write(streams.stdio.stdout, bytes(min(left, 1000)))
+            await asyncio.sleep(0.001)
+        streams.guest_ended()
+        read = len(os.read(reader, HELD))  # all that is in the pipe, before the loop has its turn
+        assert read < HELD
+        assert streams.unread()
+        waiting = asyncio.ensure_future(streams.drained())
+        while read < HELD:
+            await asyncio.sleep(0.001)
+            assert not waiting.done()
+            with suppress(BlockingIOError):
+                read += len(os.read(reader, HELD))
+        await waiting
+        assert not streams.unread()
+        streams.close()
+
+    asyncio.run(main())
+    os.close(reader)
 
 
 @pytest.mark.parametrize("kind", ["device", "file"])

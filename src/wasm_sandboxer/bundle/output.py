@@ -16,7 +16,7 @@ import os
 import stat
 import termios
 import threading
-from collections.abc import Collection
+from collections.abc import Callable
 from contextlib import suppress
 
 _FIRST, _LONGEST = 0.001, 0.25  # seconds between two looks for a reader
@@ -116,12 +116,12 @@ class OutputFifo(Output):
         return True
 
 
-async def drained(outputs: Collection[Output]) -> None:
-    """Until their readers have taken everything, or take nothing for a while."""
+async def drained(unread: Callable[[], int]) -> None:
+    """Until readers have taken everything, by what is unread, or take nothing for a while."""
     loop = asyncio.get_running_loop()
     begun = changed = loop.time()
     before = -1
-    while left := sum(each.unread() for each in outputs):
+    while left := unread():
         now = loop.time()
         changed = now if left != before else changed
         before = left

@@ -91,11 +91,13 @@ class Streams:
 
     async def drained(self) -> None:
         """Until the readers have taken what the guest wrote, or do not take it; after guest_ended()."""
-        await output.drained(self._written)
+        await output.drained(self.unread)
 
-    def unread(self) -> bool:
-        """Whether drained() would wait."""
-        return any(each.unread() for each in self._written)
+    def unread(self) -> int:
+        """How much drained() waits for; as far as anybody can know."""
+        # A reader may empty the pipe before the loop puts the rest into it.
+        held = self._terminal is not None and self._terminal.moving
+        return held + sum(each.unread() for each in self._written)
 
     def close(self) -> None:
         """Close everything; idempotent."""

@@ -66,6 +66,11 @@ class Terminal:
         while not self._pending_out and self._from_guest():
             pass
 
+    @property
+    def moving(self) -> bool:
+        """Whether it holds what it has not moved yet; after guest_ended()."""
+        return self._sink is not None
+
     def close(self) -> None:
         """Stop moving."""
         for fd in (self._master, self._source, self._sink.fd if self._sink is not None else None):
