@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from tests.support.bundles import Bundle
+from tests.support.modules import binary
 from tests.support.rpc import Client
 from wasm_sandboxer.api import cri_pb2, typeurl
 from wasm_sandboxer.rpc.ttrpc import RpcError
@@ -15,6 +16,7 @@ MIB = 1 << 20
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 ISOLATION = "wasm-sandboxer.io/isolation"
 POD = 64 * MIB
+LARGE = """(module (memory (export "memory") 512) (func (export "_start")))"""  # pages, 32 MiB of them
 
 
 @pytest.fixture
@@ -77,3 +79,17 @@ def test_what_a_killed_process_had_is_there_for_others(
         assert ttrpc.Wait(id=name).exit_status == 137
     name, _ = hog(after, "56", "8")
     assert ttrpc.Wait(id=name).exit_status == 0
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_one_that_cannot_start_in_what_is_left_is_told_the_limit(
+    hog: Callable[..., tuple[str, Bundle]], bundle: Callable[..., Bundle], ttrpc: Client, pod: str, isolation: str
+) -> None:
+    _, holding = hog("process", "40", "8", "hold")
+    holding.read(until=b"40 MiB")
+    made = bundle(annotations={ISOLATION: isolation, SANDBOX_ID: pod}, linux={"cgroupsPath": f"/wst-{pod}-large"})
+    (made.root / "hello.wasm").write_bytes(binary(LARGE))
+    ttrpc.Create(id=f"{pod}-large", bundle=str(made.folder), **made.streams())
+    with pytest.raises(RpcError, match=r"its pod's limit is 64 MiB, of which 40\.\d MiB are in use"):
+        ttrpc.Start(id=f"{pod}-large")
+    ttrpc.Delete(id=f"{pod}-large")

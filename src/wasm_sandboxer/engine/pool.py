@@ -65,7 +65,8 @@ class MemoryPool:
     @property
     def limit(self) -> int | None:
         """The most there may be, in bytes. One that is set below what is used refuses growth, and takes nothing."""
-        limit = self._words[counting.OWN_LIMIT // WORD]
+        # Safe: the word is the pool's own, or in a page that it holds.
+        limit = ctypes.c_uint64.from_address(self._words[counting.BOUND // WORD]).value
         return None if limit == NO_LIMIT else limit
 
     @limit.setter
