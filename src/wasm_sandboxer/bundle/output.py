@@ -20,11 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _FIRST, _LONGEST = 0.001, 0.25  # seconds between two looks for a reader
-_LOOK, _IDLE, _PATIENCE = (
-    0.001,
-    0.05,
-    1.0,
-)  # seconds: between looks at what is unread, for a reader to take some, in all
+_LOOK = 0.001  # seconds between two looks at what is unread
+_IDLE = 0.1  # seconds in which a reader takes nothing, after which it is not waited for
+_PATIENCE = 1.0  # seconds that all are waited for at most
 
 
 class Output:
