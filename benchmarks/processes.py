@@ -9,6 +9,7 @@ that serve have a network namespace of the benchmark's.
 import asyncio
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -120,8 +121,19 @@ async def _rate(report: Report, client: TaskClient, daemon: Daemon, containers: 
                     "  wall time, in which others may have had the processor too", [wall for _, wall in rounds]
                 )
                 report.row("  a second, by that", [1000 / wall for _, wall in rounds], "1/s")
+        empty = [_empty_python() for _ in range(report.rounds(50, 5))]
+        report.row("floor: CPU of a Python that is executed and does nothing", empty)
     finally:
         _pin(daemon, everywhere)
+
+
+def _empty_python() -> float:
+    """Milliseconds of CPU, where this process may run."""
+    python = os.path.realpath(sys.executable)  # without an environment's start-up
+    pid = os.posix_spawn(python, [python, "-I", "-S", "-c", ""], {})
+    _, status, used = os.wait4(pid, 0)
+    assert status == 0
+    return (used.ru_utime + used.ru_stime) * 1e3
 
 
 async def _round(
