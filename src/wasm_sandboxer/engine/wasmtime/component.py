@@ -66,6 +66,10 @@ class ComponentProgram:
 
     def carry(self) -> Carried:
         """See Program; with the name that takes longest to find."""
+        return self._carried
+
+    @functools.cached_property
+    def _carried(self) -> Carried:
         return Carried(about=pickle.dumps((self.digest, self._held.facts, self._command)), code=self._held.fd)
 
     @functools.cached_property

@@ -50,7 +50,20 @@ class CoreProgram:
 
     def carry(self) -> Carried:
         """See Program."""
-        return Carried(about=pickle.dumps((self.digest, self._held.facts, None)), code=self._held.fd)
+        return self._carried
+
+    @functools.cached_property
+    def _carried(self) -> Carried:
+        """With what it takes to run, and nothing that is there to be described."""
+        facts = self._held.facts
+        assert facts.interface is not None
+        interface = dataclasses.replace(
+            facts.interface,
+            imports=tuple(dataclasses.replace(item, type="") for item in self.imports),
+            exports=(),
+        )
+        about = pickle.dumps((self.digest, dataclasses.replace(facts, interface=interface), None))
+        return Carried(about=about, code=self._held.fd)
 
     def needs(self) -> list[str]:
         """See Program."""
