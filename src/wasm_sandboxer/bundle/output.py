@@ -19,9 +19,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-_FIRST, _LONGEST = 0.001, 0.25  # seconds between two looks for a reader
-_LOOK = 0.001  # seconds between two looks at what is unread
-_IDLE = 0.1  # seconds in which a reader takes nothing, after which it is not waited for
+_FIRST, _LONGEST = 0.001, 0.25  # seconds between two looks for a reader, or at what it has not read
+# Seconds: the latter double up to twice this while it takes nothing, and then it is not waited for; 0.127 in all.
+_IDLE = 0.032
 _PATIENCE = 1.0  # seconds that all are waited for at most
 
 
@@ -116,16 +116,14 @@ class OutputFifo(Output):
 
 async def drained(unread: Callable[[], int]) -> None:
     """Until readers have taken everything, by what is unread, or take nothing for a while."""
-    loop = asyncio.get_running_loop()
-    begun = changed = loop.time()
-    before = -1
-    while left := unread():
-        now = loop.time()
-        changed = now if left != before else changed
+    begun = asyncio.get_running_loop().time()
+    before, interval = -1, _FIRST
+    while (left := unread()) and interval <= _IDLE:
+        interval = _FIRST if left != before else interval * 2  # the intervals so far are as long as this one
         before = left
-        if now - changed > _IDLE or now - begun > _PATIENCE:
+        if asyncio.get_running_loop().time() - begun > _PATIENCE:
             return
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(interval)
 
 
 def _close(fd: int) -> int:
