@@ -17,6 +17,7 @@ from testing import oci
 from testing.containerd import Containerd
 from tests.support.cli import PATIENCE, example
 from tests.support.daemon import Daemon
+from tests.support.waiting import stands_still
 
 RUNTIME = "io.containerd.wasm-sandboxer.v1"
 IMAGE = "localhost/ctr:1"
@@ -74,9 +75,7 @@ def test_exec_runs_another_module_of_the_image(containerd: Containerd) -> None:
         done = containerd.ctr("tasks", "exec", "--exec-id", "e1", "execs", "/exit.wasm", "9", check=False)
         assert done.returncode == 9
     finally:
-        containerd.ctr("tasks", "kill", "--signal", "KILL", "execs")
-        containerd.ctr("tasks", "rm", "execs", check=False)
-        containerd.ctr("containers", "rm", "execs")
+        _remove(containerd, "execs")
 
 
 def test_a_restarted_containerd_finds_the_task_again(containerd: Containerd) -> None:
@@ -85,8 +84,7 @@ def test_a_restarted_containerd_finds_the_task_again(containerd: Containerd) -> 
     containerd.restart(crash=True)
     assert _task(containerd, "stays") == before
     containerd.ctr("tasks", "kill", "stays")
-    containerd.ctr("tasks", "rm", "stays", check=False)
-    containerd.ctr("containers", "rm", "stays")
+    _remove(containerd, "stays")
 
 
 def test_an_id_is_free_again_after_the_daemons_death(containerd: Containerd, node: tuple[Containerd, Daemon]) -> None:
@@ -137,17 +135,15 @@ def test_pause_stops_its_time_and_resume_lets_it_go_on(
         thread = Path(f"/proc/{node[1].pid}/task/{_task(containerd, 'spins')[0]}/stat")
         containerd.ctr("tasks", "pause", "spins")
         assert _task(containerd, "spins")[1] == "PAUSED"
-        first = _cpu_ticks(thread)
-        subprocess.run(["sleep", "0.5"], check=True)
-        assert _cpu_ticks(thread) - first <= 1
+        first = stands_still(lambda: _cpu_ticks(thread), 0.5)
         containerd.ctr("tasks", "resume", "spins")
         assert _task(containerd, "spins")[1] == "RUNNING"
-        subprocess.run(["sleep", "0.5"], check=True)
-        assert _cpu_ticks(thread) - first > 1
+        deadline = time.monotonic() + PATIENCE
+        while _cpu_ticks(thread) - first <= 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
     finally:
-        containerd.ctr("tasks", "kill", "--signal", "KILL", "spins")
-        containerd.ctr("tasks", "rm", "spins", check=False)
-        containerd.ctr("containers", "rm", "spins")
+        _remove(containerd, "spins")
 
 
 def test_without_a_daemon_the_shim_says_so_in_one_line(tmp_path: Path) -> None:
@@ -196,6 +192,12 @@ def test_the_shims_answers_are_the_messages_containerd_reads() -> None:
 
     assert RuntimeInfo.FromString(answer("-info")).name == RUNTIME
     assert DeleteResponse.FromString(answer("-id", "x", "-bundle", "/b", "delete")).exit_status == 137
+
+
+def _remove(containerd: Containerd, name: str) -> None:
+    """With its task, which is ended and waited for: `tasks kill` only tells it to end."""
+    containerd.ctr("tasks", "rm", "--force", name)
+    containerd.ctr("containers", "rm", name)
 
 
 def _task(containerd: Containerd, ident: str) -> tuple[str, str]:
