@@ -88,8 +88,12 @@ def test_what_ends_while_containerd_is_away_is_told_afterwards(node, cri, run, c
 def test_output_of_while_containerd_was_away_is_logged(node, cri, run):
     container = run("/ticker.wasm")
     wait_for_line(cri, container, 5)
-    node.containerd.kill()
-    time.sleep(1)
+    with Client(node.daemon.task_listen, namespace="k8s.io") as client:
+        client.Pause(id=container.id)
+        time.sleep(0.3)  # what containerd has read and not written would die with it
+        node.containerd.kill()
+        client.Resume(id=container.id)
+        time.sleep(1)
     node.containerd.start()
     numbers = wait_for_line(cri, container, 600)
     assert numbers == list(range(len(numbers)))
