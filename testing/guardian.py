@@ -157,9 +157,7 @@ def _unmount(folder: Path) -> None:
 def _remove_cgroups(folder: Path, used: set[str]) -> None:
     """Remove the cgroups named after the folder, and those of containers that were killed."""
     for tree in cgroups(folder.name):
-        for path in (*sorted(tree.rglob("*/"), reverse=True), tree):
-            with suppress(OSError):
-                path.rmdir()
+        _remove_empty(tree)
     for name in used:
         if len(Path(name).name) == len("0" * 64):  # a container's id
             for path in cgroups(name):
@@ -171,10 +169,14 @@ def _remove_what_was_absent(folder: Path) -> None:
     """Remove what was not there before, as far as it is empty: something in it is another containerd's."""
     note = folder / _ABSENT
     for name in json.loads(note.read_text()) if note.exists() else ():
-        top = Path(name)
-        for path in (*sorted(top.rglob("*/"), reverse=True), top):
-            with suppress(OSError):
-                path.rmdir()
+        _remove_empty(Path(name))
+
+
+def _remove_empty(top: Path) -> None:
+    """Remove a folder and those in it, as far as they are empty; others may be doing the same."""
+    for folder, _, _ in os.walk(top, topdown=False):  # which passes over what has gone meanwhile
+        with suppress(OSError):
+            Path(folder).rmdir()
 
 
 def _remove_shim_sockets(folder: Path) -> None:
