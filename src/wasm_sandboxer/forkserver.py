@@ -26,16 +26,15 @@ def main() -> None:
     """Serve the control socket whose descriptor is the first argument."""
     os.environ["TOKIO_WORKER_THREADS"] = _ENGINE_THREADS
     control = socket.socket(fileno=int(sys.argv[1]))
+    guests = GuestProcesses()
     resolver.fix_sources()
     if os.geteuid() != 0:
-        guests = GuestProcesses()
         serve(control, Catalogue(jobs=_JOBS, processes={PROCESS: guests.run}, preloads={RUNTIME: guests.preload}))
         return
     host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     view.be_bare()
     namespace.unshare(namespace.CLONE_NEWNET)
     privileges.bound()
-    guests = GuestProcesses(warm_up=view.separate)
     catalogue = Catalogue(
         jobs={name: partial(_do_in_host, host, job) for name, job in _JOBS.items()},
         processes={PROCESS: partial(_be_guest, host, guests)},

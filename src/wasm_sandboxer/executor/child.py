@@ -8,12 +8,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Command, Kind
+from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Carried, Command, Kind
 from wasm_sandboxer.engine.shared_pool import pool_of
 from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
 from wasm_sandboxer.engine.wasmtime.loading import unpack_luggage, unpack_program
@@ -21,30 +23,39 @@ from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment
 from wasm_sandboxer.executor.assignment import Assignment
-from wasm_sandboxer.executor.confinement import enter_bounds, give_up_the_rest
-from wasm_sandboxer.executor.rehearsal import rehearse
+from wasm_sandboxer.executor.confinement import Enclosure, enter_bounds, give_up_the_rest
+from wasm_sandboxer.forking.job import count_threads
 from wasm_sandboxer.forking.jobs import Tell
-from wasm_sandboxer.guest import Exit, Stdio
+from wasm_sandboxer.guest import Exit, Guest, Network, Preopen, Stdio
 from wasm_sandboxer.linux import syscall
 from wasm_sandboxer.linux.pipe import settle_input
 
 _WRITERS_PATIENCE = 3.0  # seconds that somebody may take to open an input that he named
 
+_TIMES = 8  # until Python's interpreter has adapted its code to what it does
+
 
 class GuestProcesses:
     """What the fork server offers for guests; `runtime` is shared with each child as it was before the fork."""
 
-    def __init__(self, runtime: Runtime | None = None, warm_up: Callable[[], None] | None = None) -> None:
-        """`warm_up` is what each child does first where it is to confine itself; else None."""
+    def __init__(self, runtime: Runtime | None = None) -> None:
         self._runtime = runtime
-        self._warm_up = warm_up
 
     def preload(self, argument: bytes, fds: tuple[int, ...]) -> None:
-        """Make the engine from its luggage, and rehearse."""
+        """Make the engine from its luggage, and run its exercises.
+
+        What Python and the engine do for the first time then, no child has to do in pages of its own. But on a thread
+        that ends: the engine draws random numbers from a generator of the thread's, and every child would inherit the
+        same one.
+        """
         self._runtime, exercises = unpack_luggage(argument, fds)
         for http in (False, True):
             self._runtime.component_linker(http=http)
-        rehearse(self.run, exercises, self._warm_up)
+        with ThreadPoolExecutor(1) as thread:
+            for carried in exercises * _TIMES:
+                thread.submit(_exercise, self, carried).result()
+        while count_threads() > 1:  # Python lets go of it before the kernel does
+            time.sleep(0.001)
 
     def run(self, argument: bytes, fds: tuple[int, ...], tell: Tell) -> int:
         """Run one guest to its end; a Process of the fork server's catalogue."""
@@ -55,7 +66,7 @@ class GuestProcesses:
             enter_bounds(given.enclosure, doors)
             if given.command is not None:
                 _execute(given.command, given, doors)
-            end = self._run_here(given, doors, tell)
+            end = self.run_here(given, doors, tell)
         except WasmSandboxerError as error:
             tell(assignment.failed(error))
         except OSError as error:
@@ -66,7 +77,7 @@ class GuestProcesses:
             tell(assignment.ended(end))
         return 0
 
-    def _run_here(self, given: Assignment, doors: dict[str, int], tell: Tell) -> Exit:
+    def run_here(self, given: Assignment, doors: dict[str, int], tell: Tell) -> Exit:
         """Run the guest with the engine, in this very process."""
         if self._runtime is None:
             raise Unavailable("the fork server has no engine yet")
@@ -80,6 +91,27 @@ class GuestProcesses:
         give_up_the_rest(given.enclosure, doors)
         control = program.control(given.guest, stdio, pool)
         return program.run(given.guest, stdio, control, lambda: tell(assignment.ready()))
+
+
+def _exercise(processes: GuestProcesses, carried: Carried) -> None:
+    """Run a guest that does nothing as one that was assigned; it makes no thread."""
+    folder = Preopen(host=Path("/proc"), guest="/")
+    for network in Network:
+        guest = Guest(
+            module=Path("exercise"), argv=("exercise",), env=(("A", "B"),), preopens=(folder,), network=network
+        )
+        given = Assignment(
+            name="wasm-forkserver",
+            guest=guest,
+            program=carried.about,
+            command=None,
+            terminals=frozenset(),
+            share=None,
+            enclosure=Enclosure(),
+            doors=("code",),
+        )
+        end = processes.run_here(assignment.unpack(given.pack()), {"code": carried.code}, lambda _: None)
+        assignment.read(assignment.ended(end))
 
 
 def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoReturn:

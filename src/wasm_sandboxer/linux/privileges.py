@@ -74,10 +74,8 @@ def set_oom_score(score: int) -> None:
 
 
 def set_limits(rlimits: Iterable[tuple[int, int, int]]) -> None:
-    """Set resource limits; one that may not be raised so far is raised as far as it may be. bound() has set a core's."""
-    for number, soft, hard in rlimits:
-        if number == resource.RLIMIT_CORE:
-            continue
+    """Set resource limits; one that may not be raised so far is raised as far as it may be. No core is dumped."""
+    for number, soft, hard in (*rlimits, (resource.RLIMIT_CORE, 0, 0)):
         most = resource.getrlimit(number)[1]
         try:
             resource.setrlimit(number, (_value(soft), _value(hard)))
@@ -85,17 +83,11 @@ def set_limits(rlimits: Iterable[tuple[int, int, int]]) -> None:
             resource.setrlimit(number, (min(_value(soft), most), most))
 
 
-def set_dumpable(dumpable: bool) -> None:  # noqa: FBT001  # as the call's own argument
-    """Whether others of this process's user may look into it, and the kernel dumps its core; raises OSError."""
-    _prctl(_PR_SET_DUMPABLE, int(dumpable))
-
-
 def bound() -> None:
-    """Let no program that this process executes, nor its children, have capabilities that no guest can use, or dump core.
+    """Let no program that this process executes, nor its children, have capabilities that no guest can use.
 
-    What would have to be done for each child is then done for all. Raises OSError.
+    What drop() would have to do for each child is then done for all. Raises OSError.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for number in set(range(last + 1)) - set(CAPABILITIES.values()):
         _prctl(_PR_CAPBSET_DROP, number)
@@ -118,7 +110,7 @@ def drop(privileges: Privileges) -> None:
     if privileges.umask is not None:
         os.umask(privileges.umask)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    set_dumpable(False)  # nobody of the same user looks into it
+    _prctl(_PR_SET_DUMPABLE, 0)  # nobody of the same user looks into it
     # Becoming another user has undone this.
     syscall.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
