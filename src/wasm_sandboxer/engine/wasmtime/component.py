@@ -32,6 +32,7 @@ _RUN = re.compile(r"wasi:cli/run@0\.2\.\d+")
 _OFFERED = re.compile(r"wasi:(cli|clocks|filesystem|io|random|sockets)/[a-z0-9-]+@0\.2\.\d+")
 _OFFERED_WITH_NETWORK = re.compile(r"wasi:http/(types|outgoing-handler)@0\.2\.\d+")
 
+_RESULT = ffi.WASMTIME_COMPONENT_RESULT.value
 _NEEDED = (api.ComponentInstanceType, api.FuncType)  # imports that must be given; types need not be
 
 
@@ -149,18 +150,27 @@ class ComponentProgram:
         with_network = network is Network.HOST and _OFFERED_WITH_NETWORK.fullmatch(name)
         return bool(_OFFERED.fullmatch(name) or with_network)
 
-    def _call(
-        self, store: wasmtime.Store, instance: api.Instance, guest: Guest, stdio: Stdio, within: Within
-    ) -> Exit:
+    def _call(self, store: wasmtime.Store, instance: Any, guest: Guest, stdio: Stdio, within: Within) -> Exit:
         if guest.function is None:
-            assert self._command is not None  # by check()
-            result = _invoke(store, _find(store, instance, f"{self._command}#run"), [], within)
-            return Exit(code=1 if getattr(result, "tag", None) == "err" else 0, reason=Reason.EXITED)
+            return self._call_command(store, instance, within)
         ty = self._function_type(guest.function)
         arguments = component_values.parse_arguments(guest.function, ty, guest.argv[1:])
         result = _invoke(store, _find(store, instance, guest.function), arguments, within)
         text = "" if ty.result is None else f"{component_values.format_result(result)}\n"
         return results.write(stdio.stdout, text)
+
+    def _call_command(self, store: wasmtime.Store, instance: Any, within: Within) -> Exit:
+        """Call its wasi:cli/run; not by the package, which first makes objects of its type and all types of that."""
+        assert self._command is not None  # by check()
+        function = _find(store, instance, f"{self._command}#run")
+        result = ffi.wasmtime_component_val_t()
+        given = (ctypes.byref(function), store_context(store), None, 0, ctypes.byref(result), 1)
+        with within.entered():
+            error = ffi.wasmtime_component_func_call(*given)
+        binding.check(error)
+        failed = result.kind == _RESULT and not result.of.result.is_ok
+        ffi.wasmtime_component_val_delete(ctypes.byref(result))
+        return Exit(code=1 if failed else 0, reason=Reason.EXITED)
 
     def _function_type(self, function: str) -> api.FuncType:
         outer, _, inner = function.rpartition("#")
@@ -177,28 +187,46 @@ class ComponentProgram:
         return f"; name one as MODULE#FUNCTION: {shown}" if names else "; it exports no function at all"
 
 
-def _instantiate(linker: api.Linker, store: wasmtime.Store, component: api.Component, within: Within) -> api.Instance:
+def _instantiate(linker: api.Linker, store: wasmtime.Store, component: api.Component, within: Within) -> Any:
     instance = ffi.wasmtime_component_instance_t()
     given = (linker.ptr(), store_context(store), component.ptr(), ctypes.byref(instance))
     with within.entered():
         error = ffi.wasmtime_component_linker_instantiate(*given)
     binding.check(error)
-    return api.Instance._from_raw(instance)  # noqa: SLF001  # the package keeps it private; the version is pinned
+    return instance
 
 
-def _find(store: wasmtime.Store, instance: api.Instance, path: str) -> api.Func:
+def _find(store: wasmtime.Store, instance: Any, path: str) -> Any:
+    """A function that check() has seen among the exports."""
     outer, _, inner = path.rpartition("#")
-    index = instance.get_export_index(store, outer) if outer else None
-    found = instance.get_export_index(store, inner, index)
-    function = instance.get_func(store, found) if found is not None else None
-    assert function is not None, path  # check() has seen it among the exports
+    index = _index(store, instance, outer, None) if outer else None
+    try:
+        found = _index(store, instance, inner, index)
+    finally:
+        if index is not None:
+            ffi.wasmtime_component_export_index_delete(index)
+    function = ffi.wasmtime_component_func_t()
+    is_one = ffi.wasmtime_component_instance_get_func(
+        ctypes.byref(instance), store_context(store), found, ctypes.byref(function)
+    )
+    ffi.wasmtime_component_export_index_delete(found)
+    assert is_one, path
     return function
 
 
-def _invoke(store: wasmtime.Store, function: api.Func, arguments: list[Any], within: Within) -> Any:
+def _index(store: wasmtime.Store, instance: Any, name: str, within: Any) -> Any:
+    encoded = name.encode()
+    found = ffi.wasmtime_component_instance_get_export_index(
+        ctypes.byref(instance), store_context(store), within, binding.name_buffer(encoded), len(encoded)
+    )
+    assert found, name
+    return found
+
+
+def _invoke(store: wasmtime.Store, function: Any, arguments: list[Any], within: Within) -> Any:
     try:
         with within.entered():
-            return function(store, *arguments)
+            return api.Func._from_raw(function)(store, *arguments)  # noqa: SLF001  # private; the version is pinned
     except wasmtime.ExitTrap as end:
         raise EngineError(str(end), exit_status=end.code) from None
     except wasmtime.WasmtimeError as error:
