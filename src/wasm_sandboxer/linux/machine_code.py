@@ -28,7 +28,8 @@ _pages: list[mmap.mmap] = []  # kept for ever: the engine has their addresses
 def install(functions: Mapping[str, Thunks]) -> dict[str, int]:
     """Put functions into an executable page; their addresses by name, valid for the life of the process."""
     machine = platform.machine()
-    page = mmap.mmap(-1, mmap.PAGESIZE)
+    # Private, so that a child which is in the hands of its guest changes nobody's but its own.
+    page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     _pages.append(page)
     start = ctypes.addressof(ctypes.c_char.from_buffer(page))
     addresses = {}
