@@ -6,6 +6,7 @@ with the kernel's errno. Any thread may call these; each acts on the calling thr
 
 import ctypes
 import errno
+import functools
 import os
 import signal
 from contextlib import suppress
@@ -17,8 +18,8 @@ _holding = ctypes.PyDLL(None, use_errno=True)  # for calls in which the interpre
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NAME = 15
 _PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # linux/pidfd.h
-_CLOSE_RANGE = 436  # the same on every machine
-_LAST_FD = (1 << 32) - 1
+CLOSE_RANGE = 436  # the same on every machine
+LAST_FD = (1 << 32) - 1
 COMM_LENGTH = 15  # TASK_COMM_LEN without the final NUL
 _Name = ctypes.c_char * (COMM_LENGTH + 1)  # kept: Python makes the type of an array anew each time
 
@@ -39,6 +40,7 @@ def check(result: int, call: str) -> int:
     return result
 
 
+@functools.cache
 def address_of(function: str) -> int:
     """The address of a libc function, for code that calls it without Python."""
     return ctypes.cast(getattr(libc, function), ctypes.c_void_p).value or 0
@@ -48,6 +50,11 @@ def set_thread_name(name: str) -> None:
     """Name the calling thread for ps and top; cut to 15 bytes (PR_SET_NAME, prctl(2))."""
     buffer = _Name.from_buffer_copy(name.encode(errors="replace")[:COMM_LENGTH].ljust(ctypes.sizeof(_Name), b"\0"))
     check(libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl")
+
+
+def named(name: str) -> bytes:
+    """A name as PR_SET_NAME takes it."""
+    return name.encode(errors="replace")[:COMM_LENGTH] + b"\0"
 
 
 def set_parent_death_signal(signal: int) -> None:
@@ -100,10 +107,10 @@ def fork_alone() -> int:
 
 def close_others(*kept: int) -> None:
     """Close every descriptor of this process but 0, 1, 2 and some more (close_range(2), Linux 5.9)."""
-    borders = [2, *sorted(kept), _LAST_FD + 1]
+    borders = [2, *sorted(kept), LAST_FD + 1]
     for first, last in ((low + 1, high - 1) for low, high in pairwise(borders)):
         if first <= last:
-            check(libc.syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0), "close_range")
+            check(libc.syscall(CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0), "close_range")
 
 
 def write_interruptible(fd: int, data: bytes) -> int:
