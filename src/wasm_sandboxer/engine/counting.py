@@ -8,6 +8,7 @@ import ctypes
 import functools
 
 from wasm_sandboxer.linux.machine_code import Thunk, Thunks, install
+from wasm_sandboxer.linux.script import Script
 
 # Words of a pool, by their offsets in bytes. COUNT is where its count is, two words, and BOUND where its limit is: in
 # the pool itself, or in a page that processes share. HERE is what this process has charged, of either: never more
@@ -172,3 +173,25 @@ def charge() -> "ctypes._CFunctionType":
 def release() -> "ctypes._CFunctionType":
     """(pool, bytes)."""
     return ctypes.PYFUNCTYPE(None, ctypes.c_size_t, ctypes.c_size_t)(addresses()["release"])
+
+
+def lay_out(
+    script: Script, parent: int, limit: int | None = None, *, count: int = 0, bound: int = 0, used: int = 0
+) -> int:
+    """The address of a pool for a process without Python, in the memory of its script.
+
+    Its count and its bound are in itself, unless it is said at which addresses; `used` is what it has at first.
+    """
+    pool = script.room(SIZE)
+    script.set_words(
+        pool,
+        {
+            COUNT: count or pool + OWN_COUNT,
+            BOUND: bound or pool + OWN_LIMIT,
+            HERE: used,
+            PARENT: parent,
+            OWN_COUNT + USED: used,
+            OWN_LIMIT: NO_LIMIT if limit is None else limit,
+        },
+    )
+    return pool

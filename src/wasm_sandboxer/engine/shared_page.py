@@ -22,6 +22,16 @@ _Words = ctypes.c_uint64 * (mmap.PAGESIZE // WORD)  # kept: Python makes the typ
 CLAIMS = (mmap.PAGESIZE - _CLAIMS) // COUNT_SIZE
 
 
+def bound_in(page: int) -> int:
+    """Where a mapped page's limit is."""
+    return page + _BOUND
+
+
+def claim_in(page: int, number: int) -> int:
+    """Where a child's count is in a mapped page."""
+    return page + _CLAIMS + number * COUNT_SIZE
+
+
 class SharedPage:
     """One mapping of it, which lasts as long as the process, or for its maker as long as this object."""
 
@@ -29,7 +39,7 @@ class SharedPage:
         """Map the file, whose descriptor is the caller's to close; raises OSError."""
         address = memory.map_shared(mmap.PAGESIZE, fd)
         self.count = address
-        self.bound = address + _BOUND
+        self.bound = bound_in(address)
         # Safe: the mapping is there as long as anybody has this object.
         self._words = _Words.from_address(address)
         self.fd = -1
@@ -68,7 +78,7 @@ class SharedPage:
 
     def claim(self, number: int) -> int:
         """Where a child's count is."""
-        return self.count + _CLAIMS + number * COUNT_SIZE
+        return claim_in(self.count, number)
 
     def read_claim(self, number: int) -> int:
         """Bytes that a child says it has charged."""

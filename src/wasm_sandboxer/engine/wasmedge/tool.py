@@ -13,6 +13,7 @@ from wasm_sandboxer.errors import ModuleError
 from wasm_sandboxer.forking.jobs import Bounds, Runner
 from wasm_sandboxer.linux import mount, namespace, privileges, syscall, view
 from wasm_sandboxer.linux.privileges import Privileges
+from wasm_sandboxer.linux.script import Script
 from wasm_sandboxer.linux.view import Shown
 
 JOB = "wasmedge"
@@ -86,7 +87,9 @@ def enclose(needs: Sequence[str], scratch: str = "") -> None:
         return
     view.be_bare()
     view.enter_made_of(shown, processes=True)
-    privileges.drop(Privileges(uid=_NOBODY, gid=_NOBODY))
+    script = Script()
+    privileges.drop(script, Privileges(uid=_NOBODY, gid=_NOBODY), os.getppid())
+    script.run()
 
 
 def bound(data: int) -> None:

@@ -87,6 +87,11 @@ def check(error: Any, trap: Any = None) -> None:
         raise _take_error(error)
 
 
+def address_of(thing: Any) -> int:
+    """Where what an object of the package stands for is: an engine, a linker."""
+    return ctypes.cast(thing.ptr(), ctypes.c_void_p).value or 0
+
+
 def null_trap() -> Any:
     """An out-parameter for a trap."""
     return ctypes.POINTER(ffi.wasm_trap_t)()

@@ -48,10 +48,8 @@ class CellControl:
         self._cell[thunks.CELL_CHARGE // _WORD] = addresses()["charge"]
         self._cell[thunks.CELL_RELEASE // _WORD] = addresses()["release"]
         syscall.semaphore_init(self.address + thunks.CELL_SEMAPHORE)
-        for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
-            events = select.POLLOUT if number else select.POLLIN
-            pollfd = struct.pack("=ihh", -1 if fd is None else fd, events, 0)
-            self._cell[thunks.CELL_POLL // _WORD + number] = int.from_bytes(pollfd, "little")
+        for number, pollfd in enumerate(pollfds(stdio)):
+            self._cell[thunks.CELL_POLL // _WORD + number] = pollfd
 
     def set_memory(self, address: int) -> None:
         """Tell the cell where the guest's linear memory begins, before the shim can be called."""
@@ -136,3 +134,12 @@ class CellControl:
             self._paused = False
             self._cell[thunks.CELL_PAUSE // _WORD] = 0
             syscall.semaphore_post(self.address + thunks.CELL_SEMAPHORE)
+
+
+def pollfds(stdio: Stdio) -> list[int]:
+    """A word for each standard stream: the struct pollfd by which the shim waits for it."""
+    words = []
+    for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
+        events = select.POLLOUT if number else select.POLLIN
+        words.append(int.from_bytes(struct.pack("=ihh", -1 if fd is None else fd, events, 0), "little"))
+    return words

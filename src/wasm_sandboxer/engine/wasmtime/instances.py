@@ -19,11 +19,11 @@ from wasm_sandboxer.guest import Stdio
 _NONE = (ffi.wasmtime_val_t * 0)()
 
 _WASI = WASI.encode()
-_SHIM_IMPORTS = (
+SHIM_IMPORTS = (
     b"poll_oneoff", b"fd_read", b"fd_write", b"fd_fdstat_get", b"fd_close", b"fd_renumber", b"random_get",
     b"clock_time_get", b"path_open", b"path_filestat_get",
 )  # fmt: skip  # of WASI, in shim.wat's order
-_SHIMMED = frozenset(_SHIM_IMPORTS) - {b"clock_time_get", b"path_filestat_get"}
+_SHIMMED = frozenset(SHIM_IMPORTS) - {b"clock_time_get", b"path_filestat_get"}
 _TRAMPOLINE = _SHIMMED | {b"proc_exit"}
 _SERVED = 8  # the shim's flag of descriptor 0; those of 1 and 2 follow
 
@@ -107,7 +107,7 @@ def _add_shim(runtime: Runtime, made: Instances, memory: Any, control: CellContr
     base = ffi.wasmtime_memory_data(context, ctypes.byref(memory.of.memory))
     control.set_memory(ctypes.cast(base, ctypes.c_void_p).value or 0)
     imports = [
-        *(_wasi(runtime, context, name) for name in _SHIM_IMPORTS),
+        *(_wasi(runtime, context, name) for name in SHIM_IMPORTS),
         memory,
         _host_function(context, runtime.transfer_type, runtime.transfer, control),
         _host_function(context, runtime.wait_type, runtime.wait, control),
@@ -138,16 +138,21 @@ def _host_function(context: Any, ty: wasmtime.FuncType, callback: Any, control: 
 
 
 def _flags(context: Any, stdio: Stdio) -> Any:
-    served = (stdio.stdin, stdio.stdout, stdio.stderr)
-    flags = sum(1 << number for number in stdio.terminals)
-    flags |= sum(_SERVED << number for number, fd in enumerate(served) if fd is not None)
     item = ffi.wasmtime_global_t()
-    value = binding.value("i32", flags)
-    error = ffi.wasmtime_global_new(context, _flags_type().ptr(), ctypes.byref(value), ctypes.byref(item))
+    value = binding.value("i32", flags_of(stdio))
+    error = ffi.wasmtime_global_new(context, flags_type().ptr(), ctypes.byref(value), ctypes.byref(item))
     binding.check(error)
     return binding.Extern(binding.GLOBAL, ffi.wasmtime_extern_union(global_=item))
 
 
+def flags_of(stdio: Stdio) -> int:
+    """What the shim is told of the guest's streams; see shim.wat."""
+    served = (stdio.stdin, stdio.stdout, stdio.stderr)
+    flags = sum(1 << number for number in stdio.terminals)
+    return flags | sum(_SERVED << number for number, fd in enumerate(served) if fd is not None)
+
+
 @functools.cache
-def _flags_type() -> wasmtime.GlobalType:
+def flags_type() -> wasmtime.GlobalType:
+    """The type of that."""
     return wasmtime.GlobalType(wasmtime.ValType.i32(), mutable=False)

@@ -28,7 +28,7 @@ def bound(store: wasmtime.Store, spaces: Spaces, limits: Limits) -> None:
     Linear memory is not among them: the guest's pool bounds it.
     """
     store.set_limits(
-        table_elements=_most_elements(spaces, limits),
+        table_elements=most_elements(spaces, limits),
         instances=limits.instances,
         tables=limits.tables,
         memories=limits.memories,
@@ -37,12 +37,13 @@ def bound(store: wasmtime.Store, spaces: Spaces, limits: Limits) -> None:
 
 def table_memory(spaces: Spaces, limits: Limits) -> int:
     """Bytes that the guest's tables may come to: charged at the start, since nobody is told when a table grows."""
-    most = _most_elements(spaces, limits)
+    most = most_elements(spaces, limits)
     elements = (most if table.maximum is None else min(table.maximum, most) for table in _own(spaces.tables))
     return sum(elements) * _ELEMENT
 
 
-def _most_elements(spaces: Spaces, limits: Limits) -> int:
+def most_elements(spaces: Spaces, limits: Limits) -> int:
+    """How many elements each of the guest's tables may have."""
     largest = max((table.minimum for table in _own(spaces.tables)), default=0)
     return min(limits.table_elements, largest + _TABLE_GROWTH)
 

@@ -22,6 +22,7 @@ from wasm_sandboxer.engine import counting
 from wasm_sandboxer.engine.image import Image
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasmtime.binding import ffi
+from wasm_sandboxer.engine.wasmtime.making import Desk
 from wasm_sandboxer.linux import memory
 from wasm_sandboxer.linux.machine_code import Thunk, Thunks, install
 from wasm_sandboxer.units import format_size
@@ -31,7 +32,7 @@ _WORD = 8
 # whole pages of this machine, and what grow() calls.
 _BASE, _LENGTH, _CAPACITY, _POOL, _MASK, _CHARGE, _RELEASE, _NEW_ERROR, _MESSAGE, _SIZE = range(0, 80, 8)
 _Words = ctypes.c_uint64 * (_SIZE // _WORD)  # kept: Python makes the type of an array anew each time
-_REFUSED = ctypes.create_string_buffer(b"the memory pool refuses")
+_MESSAGE_TEXT = ctypes.create_string_buffer(b"its memory cannot be mapped")
 
 # get_memory(memory, *size, *capacity) -> base
 GET: Thunks = {
@@ -260,13 +261,15 @@ class Memories:
         self._new = _NewMemory(self._new_memory)
         self._finalize = _Finalizer(self._forget)
         self._functions = (*_thunks(), ctypes.cast(self._finalize, ctypes.c_void_p).value or 0)
+        python = ctypes.cast(self._new, ctypes.c_void_p).value or 0
+        self.desk = Desk(python, *_thunks(), *_callees()[2:])
 
     def serve(self, config: Any) -> None:
         """Have the engine of this configuration ask here for its memories."""
         creator = ffi.wasmtime_memory_creator_t(
-            env=None, new_memory=ctypes.cast(self._new, ffi.wasmtime_new_memory_callback_t)
+            env=self.desk.address, new_memory=ctypes.cast(self.desk.function, ffi.wasmtime_new_memory_callback_t)
         )
-        # Safe: the structure is copied, and the callback outlives the engine.
+        # Safe: the structure is copied, and the desk and the callback outlive the engine.
         ffi.wasmtime_config_host_memory_creator_set(config.ptr(), ctypes.byref(creator))
 
     @contextmanager
@@ -335,4 +338,4 @@ def _callees() -> tuple[int, int, int, int]:
     """What grow() calls: charge, release, the engine's maker of errors, and its argument."""
     count = counting.addresses()
     new_error = ctypes.cast(ffi.dll.wasmtime_error_new, ctypes.c_void_p).value or 0
-    return count["charge"], count["release"], new_error, ctypes.addressof(_REFUSED)
+    return count["charge"], count["release"], new_error, ctypes.addressof(_MESSAGE_TEXT)
