@@ -26,10 +26,18 @@ def main() -> None:
     """Serve the control socket whose descriptor is the first argument."""
     os.environ["TOKIO_WORKER_THREADS"] = _ENGINE_THREADS
     control = socket.socket(fileno=int(sys.argv[1]))
-    guests = GuestProcesses()
+    guests = GuestProcesses(separate=os.geteuid() == 0)
     resolver.fix_sources()
     if os.geteuid() != 0:
-        serve(control, Catalogue(jobs=_JOBS, processes={PROCESS: guests.run}, preloads={RUNTIME: guests.preload}))
+        serve(
+            control,
+            Catalogue(
+                jobs=_JOBS,
+                processes={PROCESS: guests.run},
+                forks={PROCESS: guests.fork},
+                preloads={RUNTIME: guests.preload},
+            ),
+        )
         return
     host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     view.be_bare()
@@ -38,6 +46,7 @@ def main() -> None:
     catalogue = Catalogue(
         jobs={name: partial(_do_in_host, host, job) for name, job in _JOBS.items()},
         processes={PROCESS: partial(_be_guest, host, guests)},
+        forks={PROCESS: guests.fork},
         preloads={RUNTIME: guests.preload},
         warm_up=view.separate,
         kept=(host,),

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from wasm_sandboxer.engine import counting
-from wasm_sandboxer.engine.wasmtime import memories, thunks
-from wasm_sandboxer.linux import signals
+from wasm_sandboxer.engine.wasmtime import making, memories, thunks
+from wasm_sandboxer.linux import script, signals
 
 THUNKS = {
     "on_epoch": thunks.ON_EPOCH, "call": thunks.CALL, "count": thunks.COUNT, "transfer": thunks.TRANSFER,
@@ -21,7 +21,7 @@ THUNKS = {
 }  # fmt: skip
 ALL = {
     **THUNKS, "charge": counting.CHARGE, "release": counting.RELEASE, "get": memories.GET, "grow": memories.GROW,
-    "nothing": signals.NOTHING,
+    "new": making.NEW, "run": script.RUN, "nothing": signals.NOTHING,
 }  # fmt: skip
 
 

@@ -3,20 +3,30 @@
 import asyncio
 import errno
 import os
+import re
 import signal
+import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.guests import Guests, content, in_loop, until
+from tests.support.proc import links
 from tests.support.processes import Processes, Shell, descriptors, fork_server, gone
 from tests.support.wat import STUCK_START
+from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
-from wasm_sandboxer.errors import ModuleError, Unavailable, WasmSandboxerError
-from wasm_sandboxer.executor import assignment
+from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unavailable, WasmSandboxerError
+from wasm_sandboxer.executor import words
+from wasm_sandboxer.executor.confinement import Confinement
+from wasm_sandboxer.executor.process import ProcessExecutor
 from wasm_sandboxer.forking.client import ForkServer
-from wasm_sandboxer.guest import Exit, Limits, Network, Preopen, Reason, Stdio
+from wasm_sandboxer.guest import Exit, Guest, Limits, Network, Preopen, Reason, Stdio
+from wasm_sandboxer.linux import seccomp
+from wasm_sandboxer.linux.privileges import Privileges
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +44,24 @@ def processes(guests: Guests, forks: ForkServer) -> Processes:
 
 
 def test_a_guest_that_is_paused_before_it_has_a_process_is_held_in_it(processes: Processes) -> None:
-    async def main() -> None:
-        container = processes.container("hello")
+    async def main() -> tuple[float, Exit]:
+        container = processes.container("spin")
         starting = asyncio.ensure_future(container.start())
         await asyncio.sleep(0)  # it has been asked for
         assert container.pid == 0
         await container.pause()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(starting), 0.5)
+        await until(lambda: container.pid and ") T " in Path(f"/proc/{container.pid}/stat").read_text())
+        before = container.cpu_time()
+        await asyncio.sleep(0.2)
+        used = container.cpu_time() - before
         await container.resume()
         await starting
-        assert (await container.exit).code == 0
+        await container.kill(signal.SIGKILL)
+        return used, await container.exit
 
-    in_loop(main())
+    used, end = in_loop(main())
+    assert used == 0
+    assert end.code == 137
 
 
 def test_a_component_runs_in_a_process(processes: Processes) -> None:
@@ -75,6 +90,86 @@ def test_a_guest_has_its_folders(processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
     ran = processes.run("cat", "/data/file", preopens=(Preopen(host=tmp_path, guest="/data"),))
     assert (ran.code, ran.stdout) == (0, b"content")
+
+
+@pytest.mark.parametrize("module", ["hello-component", "hello"])
+def test_a_folder_that_is_not_there_is_named(processes: Processes, module: str, tmp_path: Path) -> None:
+    folder = Preopen(host=tmp_path / "none", guest="/data")
+    what = f"cannot open the directory {folder.host} for the guest's /data: No such file or directory"
+    with pytest.raises(InvalidArgument, match=f"^{re.escape(what)}$"):
+        processes.run(module, preopens=(folder,))
+
+
+@pytest.mark.parametrize("module", ["hello-component", "hello"])
+def test_what_a_process_cannot_enter_is_named(processes: Processes, module: str) -> None:
+    guest = Guest(module=Path(module), argv=(module,))
+
+    async def main(network: int) -> None:
+        executor = ProcessExecutor(processes.forks).within(Confinement(guest=guest, network=network))
+        await Container(module, processes.guests.program(module), guest, Stdio(), executor).start()
+
+    with Path("/dev/null").open() as file, pytest.raises(WasmSandboxerError) as raised:
+        in_loop(main(file.fileno()))
+    assert str(raised.value) == "cannot set its process up: setns: Invalid argument"
+
+
+RUNAWAY = """(module
+  (memory (export "memory") 1)
+  (func (export "_start") (call $f))
+  (func $f (@name "NAME") (call $f)))"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 9000, "a" * 30_000, r"\n" * 30_000, " " * 30_000, r"\nCaused by:\n" * 2000],
+    ids=lambda name: name[:9],
+)
+def test_a_long_report_of_a_trap_is_told_at_once(processes: Processes, wat: type, name: str) -> None:
+    module = wat(RUNAWAY.replace("NAME", name))
+    begun = time.process_time()
+    ran = processes.run(module)
+    assert time.process_time() - begun < 2  # seconds of this process, which stands for the daemon
+    assert (ran.code, ran.exit.reason) == (134, Reason.TRAPPED)
+    assert ran.stderr.startswith("wasm-sandboxer: ")
+    if len(name) < 10_000:
+        assert "call stack exhausted" in ran.exit.message
+
+
+@pytest.mark.usefixtures("superuser")
+def test_a_filter_that_refuses_to_close_leaves_nothing_open(processes: Processes) -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["close_range"], "action": "SCMP_ACT_ERRNO"}, {"names": ["getpid"], "action": "SCMP_ACT_KILL"},
+    ]}  # fmt: skip
+    guest = Guest(module=Path("sleep-component"), argv=("sleep-component",))
+    privileges = Privileges(seccomp=seccomp.compile_profile(profile))
+
+    async def main() -> dict[int, str]:
+        executor = ProcessExecutor(processes.forks).within(Confinement(guest=guest, privileges=privileges))
+        container = Container("sleep", processes.guests.program("sleep-component"), guest, Stdio(), executor)
+        await container.start()
+        found = links(container.pid)
+        await container.kill(signal.SIGKILL)
+        await container.exit
+        return found
+
+    found = {number: link for number, link in in_loop(main()).items() if number > 2 and "eventpoll" not in link}
+    its_own = [link for number, link in found.items() if link.startswith("socket:")]
+    assert len(its_own) == 1  # for what it tells
+    assert [link for link in found.values() if link not in its_own and "eventfd" not in link] == []
+
+
+def test_much_data_is_there_at_the_start(processes: Processes, wat: type) -> None:
+    """As an image that is mapped, where the memory is made without Python."""
+    module = wat(f"""(module
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 4)
+      (data (i32.const 1024) "{"x" * 100_000}the end")
+      (func (export "_start")
+        (i32.store (i32.const 0) (i32.const {1024 + 100_000}))
+        (i32.store (i32.const 4) (i32.const 7))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))""")
+    ran = processes.run(module)
+    assert (ran.code, ran.stdout) == (0, b"the end")
 
 
 def test_arguments_of_any_size_come_whole(processes: Processes) -> None:
@@ -181,6 +276,30 @@ def test_a_process_that_somebody_else_ends_is_no_riddle(
 # ---- the fork server's own end
 
 
+def test_the_death_of_the_mould_ends_nobody_and_another_is_made(processes: Processes) -> None:
+    async def main() -> tuple[list[Exit], Exit]:
+        before = processes.container("sleep-component")
+        await before.start()
+        ends = []
+        for _ in range(5):
+            os.kill(mould_of(processes.forks), signal.SIGKILL)
+            starting = [processes.container("hello-component") for _ in range(4)]
+            await asyncio.gather(*(each.start() for each in starting))
+            ends += [await each.exit for each in starting]
+        assert not before.exit.done()
+        await before.kill(signal.SIGKILL)
+        return ends, await before.exit
+
+    ends, end = in_loop(main())
+    assert [each.code for each in ends] == [0] * 20
+    assert end.code == 137
+
+
+def mould_of(forks: ForkServer) -> int:
+    found = Path(f"/proc/{forks.pid}/task/{forks.pid}/children").read_text().split()
+    return next(int(pid) for pid in found if "wasm-mould" in Path(f"/proc/{pid}/comm").read_text())
+
+
 def test_the_death_of_the_fork_server_ends_its_guests_and_no_more(engine: WasmtimeEngine, guests: Guests) -> None:
     async def main(processes: Processes) -> tuple[Exit, bool, Exit]:
         container = processes.container("sleep-component")
@@ -244,7 +363,7 @@ def test_nothing_is_left_of_a_hundred_guests(processes: Processes) -> None:
     assert after == before
     server = processes.forks.pid
     children = Path(f"/proc/{server}/task/{server}/children")
-    in_loop(until(lambda: len(children.read_text().split()) <= 1))  # the spare one
+    in_loop(until(lambda: len(children.read_text().split()) <= 2))  # the mould and the spare one
     assert len(list(Path(f"/proc/{server}/fd").iterdir())) < 15
 
 
@@ -323,20 +442,40 @@ def test_a_native_command_that_is_not_there_fails_the_start(processes: Processes
         b'{"what": "ended", "code": 0, "reason": "exited", "message": "", "peak_memory": 1e300}',
         b'{"what": "ended", "code": 0, "reason": "exited", "message": "", "peak_memory": 1180591620717411303424}',
         b'{"what": "ended", "code": 0, "reason": "exited", "message": "", "peak_memory": -1}',
+        b"\2", struct.pack("=B3xIQQ", 2, 0, 1 << 60, 0), struct.pack("=B3xIQQ", 3, 0, 1 << 60, 0) + b"trap",
+        struct.pack("=B3xIQQ", 7, 0, 0, 0),
     ],
 )  # fmt: skip
 def test_nonsense_of_a_childs_is_no_more_than_that(message: bytes) -> None:
     with pytest.raises(ValueError):
-        assignment.read(message)
+        words.read(message)
+
+
+def test_words_without_python_are_made_sentences_of() -> None:
+    def read(what: int, code: int, first: int = 0, second: int = 0, text: bytes = b"") -> Any:
+        return words.read(struct.pack("=B3xIQQ", what, code, first, second) + text)
+
+    assert read(1, 0) is None
+    assert read(2, 7, 65536) == Exit(code=7, reason=Reason.EXITED, peak_memory=65536)
+    trapped = b"error\n\nCaused by:\n    wasm trap: wasm `unreachable` instruction executed"
+    assert read(3, 0, 1 << 20, 0, trapped).reason is Reason.TRAPPED
+    ended = read(3, 0, 1 << 20, 1, trapped)
+    assert (ended.code, ended.reason, ended.peak_memory) == (137, Reason.OUT_OF_MEMORY, 1 << 20)
+    assert str(read(4, 0, 0, 0, b"no such import\nmore\0")) == "its instance could not be made: no such import"
+    assert read(4, 0, 4711).size == 4711
+    told = read(5, errno.ENOENT, 0, 0, b"cannot open the directory /a")
+    assert (type(told), str(told)) == (InvalidArgument, "cannot open the directory /a: No such file or directory")
+    told = read(6, 0xFFFFFFFF, 0, 0, b"setns\xff")
+    assert str(told).startswith("cannot set its process up: setns\ufffd: Unknown error")
 
 
 def test_a_child_cannot_name_a_class_of_its_own_choice() -> None:
-    told = assignment.read(b'{"what": "failed", "kind": "annotations", "message": "no"}')
+    told = words.read(b'{"what": "failed", "kind": "annotations", "message": "no"}')
     assert (type(told), str(told)) == (WasmSandboxerError, "no")
 
 
 def test_half_a_surrogate_pair_is_told_on_as_text() -> None:
-    told = assignment.read(b'{"what": "failed", "kind": "Unavailable", "message": "a\\ud800b"}')
+    told = words.read(b'{"what": "failed", "kind": "Unavailable", "message": "a\\ud800b"}')
     assert (type(told), str(told)) == (Unavailable, "a?b")
 
 

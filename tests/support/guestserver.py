@@ -13,5 +13,7 @@ CONFINING = "wasm_sandboxer.forkserver"
 
 if __name__ == "__main__":
     guests = GuestProcesses()
-    catalogue = Catalogue(processes={PROCESS: guests.run}, preloads={RUNTIME: guests.preload})
+    catalogue = Catalogue(
+        processes={PROCESS: guests.run}, forks={PROCESS: guests.fork}, preloads={RUNTIME: guests.preload}
+    )
     serve(socket.socket(fileno=int(sys.argv[1])), catalogue)

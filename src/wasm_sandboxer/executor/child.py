@@ -21,14 +21,16 @@ from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no
 from wasm_sandboxer.engine.wasmtime.loading import unpack_luggage, unpack_program
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
-from wasm_sandboxer.executor import assignment
+from wasm_sandboxer.executor import assignment, words
 from wasm_sandboxer.executor.assignment import Assignment
-from wasm_sandboxer.executor.confinement import Enclosure, enter_bounds, give_up_the_rest
+from wasm_sandboxer.executor.confinement import Enclosure, enter_bounds, enter_view, give_up_the_rest
+from wasm_sandboxer.executor.scripted import ScriptedGuests
 from wasm_sandboxer.forking.job import count_threads
 from wasm_sandboxer.forking.jobs import Tell
 from wasm_sandboxer.guest import Exit, Guest, Network, Preopen, Stdio
 from wasm_sandboxer.linux import syscall
 from wasm_sandboxer.linux.pipe import settle_input
+from wasm_sandboxer.linux.script import Script
 
 _WRITERS_PATIENCE = 3.0  # seconds that somebody may take to open an input that he named
 
@@ -38,8 +40,11 @@ _TIMES = 8  # until Python's interpreter has adapted its code to what it does
 class GuestProcesses:
     """What the fork server offers for guests; `runtime` is shared with each child as it was before the fork."""
 
-    def __init__(self, runtime: Runtime | None = None) -> None:
+    def __init__(self, runtime: Runtime | None = None, *, separate: bool = False) -> None:
+        """With `separate` each child is given mounts of its own, where Catalogue.warm_up does not do it."""
         self._runtime = runtime
+        self._script = Script()
+        self._scripted = ScriptedGuests(separate=separate)
 
     def preload(self, argument: bytes, fds: tuple[int, ...]) -> None:
         """Make the engine from its luggage, and run its exercises.
@@ -56,6 +61,11 @@ class GuestProcesses:
                 thread.submit(_exercise, self, carried).result()
         while count_threads() > 1:  # Python lets go of it before the kernel does
             time.sleep(0.001)
+        self._scripted.start()
+
+    def fork(self, argument: bytes, fds: tuple[int, ...], answers: int) -> int | None:
+        """Fork a child for one guest that needs no Python; a Fork of the fork server's catalogue."""
+        return self._scripted.fork(self._runtime, argument, fds, answers) if self._runtime is not None else None
 
     def run(self, argument: bytes, fds: tuple[int, ...], tell: Tell) -> int:
         """Run one guest to its end; a Process of the fork server's catalogue."""
@@ -63,18 +73,20 @@ class GuestProcesses:
         sys.stderr = None  # what Python has to say of itself is no output of the guest's
         try:
             doors = dict(zip(given.doors, fds, strict=True))
-            enter_bounds(given.enclosure, doors)
+            self._script.begin()
+            enter_bounds(self._script, given.enclosure, doors)
+            self._script.run()
             if given.command is not None:
-                _execute(given.command, given, doors)
+                _execute(self._script, given.command, given, doors)
             end = self.run_here(given, doors, tell)
         except WasmSandboxerError as error:
-            tell(assignment.failed(error))
+            tell(words.failed(error))
         except OSError as error:
-            tell(assignment.failed(WasmSandboxerError(f"cannot set its process up: {error}")))
+            tell(words.failed(WasmSandboxerError(f"cannot set its process up: {error}")))
         else:
             if end.message and "2" in given.doors:
                 _report(given.guest.argv[0], end.message)
-            tell(assignment.ended(end))
+            tell(words.ended(end))
         return 0
 
     def run_here(self, given: Assignment, doors: dict[str, int], tell: Tell) -> Exit:
@@ -88,9 +100,9 @@ class GuestProcesses:
             settle_input(0, _WRITERS_PATIENCE)
         syscall.set_thread_name(given.name)
         pool = _take_pool(given, doors)
-        give_up_the_rest(given.enclosure, doors)
+        _give_up_the_rest(self._script, given, doors)
         control = program.control(given.guest, stdio, pool)
-        return program.run(given.guest, stdio, control, lambda: tell(assignment.ready()))
+        return program.run(given.guest, stdio, control, lambda: tell(words.ready()))
 
 
 def _exercise(processes: GuestProcesses, carried: Carried) -> None:
@@ -111,10 +123,10 @@ def _exercise(processes: GuestProcesses, carried: Carried) -> None:
             doors=("code",),
         )
         end = processes.run_here(assignment.unpack(given.pack()), {"code": carried.code}, lambda _: None)
-        assignment.read(assignment.ended(end))
+        words.read(words.ended(end))
 
 
-def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoReturn:
+def _execute(script: Script, command: Command, given: Assignment, doors: dict[str, int]) -> NoReturn:
     """Become the command; the socket for answers ends with that, which says that it worked."""
     last = FIRST_DESCRIPTOR + len(command.descriptors)
     for name in [name for name in doors if not name.isdigit()]:
@@ -125,7 +137,9 @@ def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoRe
     moved = [fcntl.fcntl(doors[str(number)], fcntl.F_DUPFD_CLOEXEC, last) for number in range(FIRST_DESCRIPTOR, last)]
     for number, fd in enumerate(moved, FIRST_DESCRIPTOR):
         os.dup2(fd, number)
-    give_up_the_rest(given.enclosure, doors)
+    if given.enclosure.shown:
+        enter_view(given.enclosure, doors)
+    _give_up_the_rest(script, given, doors)
     if command.data is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (command.data, command.data))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -133,6 +147,12 @@ def _execute(command: Command, given: Assignment, doors: dict[str, int]) -> NoRe
         os.execve(command.argv[0], command.argv, dict(command.env))  # noqa: S606  # no shell is meant
     except OSError as error:
         raise Unavailable(f"cannot execute {command.argv[0]}: {error.strerror}") from None
+
+
+def _give_up_the_rest(script: Script, given: Assignment, doors: dict[str, int]) -> None:
+    script.begin()
+    give_up_the_rest(script, given.enclosure, doors, os.getppid())
+    script.run()
 
 
 def _take_streams(given: Assignment, doors: dict[str, int]) -> Stdio:
@@ -160,4 +180,4 @@ def _take_pool(given: Assignment, doors: dict[str, int]) -> MemoryPool | None:
 def _report(name: str, message: str) -> None:
     """Say why the guest ended, on its stderr."""
     with suppress(OSError):
-        syscall.write_interruptible(2, f"wasm-sandboxer: {name}: {message}\n".encode(errors="replace"))
+        syscall.write_interruptible(2, words.explanation(name, message))

@@ -4,7 +4,6 @@ The daemon opens what it takes, in a worker thread; the child goes through the d
 guest's first instruction.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,10 @@ from wasm_sandboxer.engine.protocol import Command
 from wasm_sandboxer.guest import Guest
 from wasm_sandboxer.linux import guest_filter, privileges, view
 from wasm_sandboxer.linux.cgroup.processes import ProcessGroup
-from wasm_sandboxer.linux.namespace import CLONE_NEWNET, set_namespace
+from wasm_sandboxer.linux.namespace import CLONE_NEWNET
 from wasm_sandboxer.linux.privileges import Privileges
+from wasm_sandboxer.linux.script import NOT_NEGATIVE, Script, equal
+from wasm_sandboxer.linux.syscall import address_of
 from wasm_sandboxer.linux.view import Shown
 
 ROOT_OF_COMMANDS = "/rootfs"
@@ -68,32 +69,37 @@ def placed(guest: Guest, root: str) -> Guest:
     return replace(guest, preopens=folders)
 
 
-def enter_bounds(enclosure: Enclosure, doors: dict[str, int]) -> None:
-    """Enter the control group, under the process's own limits: what comes after is charged to it. Raises OSError."""
+def enter_bounds(script: Script, enclosure: Enclosure, doors: dict[str, int]) -> None:
+    """Enter the control group, under the process's own limits: what comes after is charged to it."""
     if enclosure.privileges is not None:
         if enclosure.privileges.oom_score is not None:
-            privileges.set_oom_score(enclosure.privileges.oom_score)
-        privileges.set_limits(enclosure.privileges.rlimits)
+            privileges.set_oom_score(script, enclosure.privileges.oom_score)
+        privileges.set_limits(script, enclosure.privileges.rlimits)
+    itself = script.data(b"0")
     for name in [name for name in doors if name.startswith("group")]:
         door = doors.pop(name)
-        os.write(door, b"0")
-        os.close(door)
+        script.call(address_of("write"), door, itself, 1, check=equal(1), what="enter its control group")
+        script.call(address_of("close"), door)
 
 
-def give_up_the_rest(enclosure: Enclosure, doors: dict[str, int]) -> None:
-    """Enter the network and the view of the file system, and drop all privileges; raises OSError."""
+def enter_view(enclosure: Enclosure, doors: dict[str, int]) -> None:
+    """Enter the view of the file system that is made of trees, as commands have it; at once. Raises OSError."""
+    trees = [(shown, doors.pop(f"shown{number}", None)) for number, shown in enumerate(enclosure.shown)]
+    view.enter_made_of([*trees, (Shown(path=ROOT_OF_COMMANDS), doors.pop("root"))])
+
+
+def give_up_the_rest(script: Script, enclosure: Enclosure, doors: dict[str, int], parent: int) -> None:
+    """Enter the network and the root, if that is one tree, and drop all privileges; the process's parent is known."""
     if "network" in doors:
-        set_namespace(doors["network"], CLONE_NEWNET)
-        os.close(doors.pop("network"))
-    if enclosure.shown:
-        trees = [(shown, doors.pop(f"shown{number}", None)) for number, shown in enumerate(enclosure.shown)]
-        view.enter_made_of([*trees, (Shown(path=ROOT_OF_COMMANDS), doors.pop("root"))])
-    elif "root" in doors:
-        view.enter(doors.pop("root"))
+        network = doors.pop("network")
+        script.call(address_of("setns"), network, CLONE_NEWNET, check=NOT_NEGATIVE, what="setns")
+        script.call(address_of("close"), network)
+    if "root" in doors:
+        view.enter(script, doors.pop("root"))
     if enclosure.privileges is not None:
-        privileges.drop(enclosure.privileges)
-        if enclosure.privileges.own_seccomp:
-            own = guest_filter.of_process(enclosure.privileges.own_seccomp, os.getpid())
-            privileges.install_filter(own)  # before the spec's, which may refuse to have another installed
+        privileges.drop(script, enclosure.privileges, parent)
+        if own := enclosure.privileges.own_seccomp:
+            # Before the spec's, which may refuse to have another installed.
+            privileges.install_filter(script, own, guest_filter.places(own))
         if enclosure.privileges.seccomp:
-            privileges.install_filter(enclosure.privileges.seccomp)
+            privileges.install_filter(script, enclosure.privileges.seccomp)

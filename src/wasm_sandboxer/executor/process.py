@@ -19,17 +19,19 @@ from pathlib import Path
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Program, is_external, is_portable
 from wasm_sandboxer.engine.shared_pool import Claim
-from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
-from wasm_sandboxer.executor import assignment
+from wasm_sandboxer.engine.wasmtime.memories import too_much
+from wasm_sandboxer.errors import ModuleError, Unavailable, WasmSandboxerError
+from wasm_sandboxer.executor import words
 from wasm_sandboxer.executor.assignment import PROCESS, Assignment
 from wasm_sandboxer.executor.confinement import Confinement
+from wasm_sandboxer.executor.words import Refused
 from wasm_sandboxer.forking import wire
 from wasm_sandboxer.forking.client import ForkServer, Line
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import syscall
 from wasm_sandboxer.linux.cgroup.protocol import Place
 
-_MOST_MESSAGE = 4 * assignment.MOST_WORDS + 1024
+_MOST_MESSAGE = 256 << 10  # more than a socket takes at once
 _TRIES = 2  # for a fork server that dies before a child has the guest
 _PATIENCE = 1.0  # seconds that the fork server may take to tell of a child's end
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -95,6 +97,7 @@ class ProcessExecution:
         self._tries = 0
         self._stopped = False
         self._paused = False
+        self._ready = False  # its instance is made
         self._server_gone = False
         self._told: Exit | WasmSandboxerError | None = None
         self._end: wire.End | None = None
@@ -159,6 +162,7 @@ class ProcessExecution:
     def _request(self) -> None:
         """Ask the fork server; where that would wait, as for one that must be started again, on a thread."""
         self._tries += 1
+        self._ready, self._told = False, None  # whatever one has said that died
         with ExitStack() as undo:
             try:
                 doors = self._doors(undo)
@@ -270,6 +274,8 @@ class ProcessExecution:
             os.close(self._pidfd)
         self.pid, self._pidfd = pid, pidfd
         self._loop.add_reader(pidfd, self._child_ended)
+        if self._ready:
+            self._set_began()
         if self._paused:  # while it was asked for
             self._signal(signal.SIGSTOP)
 
@@ -282,7 +288,7 @@ class ProcessExecution:
                 if is_external(self._program) and self._told is None:
                     self._set_began()  # it was executed, or has died, which is told in its turn
                 return
-            told = assignment.read(message)
+            told = self._in_words(words.read(message))
         except (BlockingIOError, ConnectionError):
             return
         except ValueError:
@@ -291,9 +297,13 @@ class ProcessExecution:
             self._kill()
             return
         if told is None:
-            self._set_began()
+            self._ready = True
+            if self.pid:  # else it was quicker than the fork server, which tells in a moment who it is
+                self._set_began()
         elif self._told is None:
             self._told = told
+            if words.wants_explanation(message) and isinstance(told, Exit):
+                self._explain(self._line.answers, told.message)
 
     def _child_ended(self) -> None:
         """The fork server tells more in a moment, unless it is gone or stands still."""
@@ -384,8 +394,27 @@ class ProcessExecution:
         if self._stdio.stderr is not None:
             with suppress(OSError):
                 os.set_blocking(self._stdio.stderr, False)
-                text = f"wasm-sandboxer: {self._confinement.guest.argv[0]}: {message}\n"
-                os.write(self._stdio.stderr, text.encode(errors="replace"))
+                os.write(self._stdio.stderr, self._explanation(message))
+
+    def _in_words(self, told: Exit | WasmSandboxerError | None) -> Exit | WasmSandboxerError | None:
+        """What a child cannot know of its pools: which one has refused it, and what that has."""
+        if not isinstance(told, Refused):
+            return told
+        pool: MemoryPool | None = self._pool
+        while pool is not None and (pool.limit is None or pool.used + told.size <= pool.limit):
+            pool = pool.parent
+        return ModuleError(f"its instance could not be made: {too_much(told.size, pool or self._pool)}")
+
+    def _explain(self, answers: socket.socket, message: str) -> None:
+        """Send the words that the child waits for, or let it hear that there are none."""
+        try:
+            answers.send(self._explanation(message), socket.MSG_NOSIGNAL)
+        except OSError:
+            with suppress(OSError):
+                answers.shutdown(socket.SHUT_WR)
+
+    def _explanation(self, message: str) -> bytes:
+        return words.explanation(self._confinement.guest.argv[0], message)
 
     def _has_answer(self) -> bool:
         assert self._line is not None

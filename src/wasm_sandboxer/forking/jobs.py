@@ -21,6 +21,12 @@ Tell: TypeAlias = Callable[[bytes], None]
 Process: TypeAlias = Callable[[bytes, tuple[int, ...], Tell], int]
 """Lives in a child of its own, unbounded, until it returns its exit code; descriptors are its own."""
 
+Fork: TypeAlias = Callable[[bytes, tuple[int, ...], int], int | None]
+"""Forks a child of the server that is such a process, and tells at the descriptor that comes last; its id.
+
+None leaves it to the Process of the same name. Raises OSError where none can be forked.
+"""
+
 Preload: TypeAlias = Callable[[bytes, tuple[int, ...]], None]
 """Makes something ready in the fork server itself, so that each child has it already. It must make no thread."""
 
@@ -35,6 +41,7 @@ class Catalogue:
 
     jobs: Jobs = field(default_factory=dict)
     processes: Mapping[str, Process] = field(default_factory=dict)
+    forks: Mapping[str, Fork] = field(default_factory=dict)
     preloads: Mapping[str, Preload] = field(default_factory=dict)
     warm_up: Callable[[], None] = lambda: None
     kept: tuple[int, ...] = ()

@@ -12,8 +12,11 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from wasm_sandboxer.forking import wire
@@ -33,8 +36,13 @@ class _Child:
 
     pid: int
     pidfd: int
-    channel: socket.socket  # through which a spare child gets its request
+    channel: socket.socket | None  # through which a spare child gets its request
     status: socket.socket | None = field(default=None)
+
+    def close_channel(self) -> None:
+        """Say no more to it; idempotent."""
+        if self.channel is not None:
+            self.channel.close()
 
 
 def serve(control: socket.socket, catalogue: Catalogue) -> None:
@@ -95,7 +103,53 @@ class Server:
         self._drop_spare()  # it was forked without
 
     def _give(self, message: bytes, status: socket.socket, fds: list[int]) -> None:
-        """Let the spare child have the request."""
+        """Have a child that does what is requested."""
+        try:
+            if self._fork_for(message, status, fds):
+                return
+        except OSError as error:
+            wire.send_refused(status, f"cannot fork: {error.strerror}")
+            status.close()
+            return
+        self._give_to_spare(message, status, fds)
+
+    def _fork_for(self, message: bytes, status: socket.socket, fds: list[int]) -> bool:
+        """Fork a child for this request alone, if there is a way; raises OSError."""
+        request, argument, own = wire.open_request(message, fds[1:], again=True)
+        fork = self._catalogue.forks.get(request.name) if request.bounds is None else None
+        if fork is None:
+            return False
+        ask = partial(fork, argument, own, fds[0])
+        try:
+            child = self._child_of(ask, status)
+        except ConnectionError:  # who was to fork it has died
+            child = self._child_of(ask, status)
+        if child is None:
+            return False
+        wire.send_begun(status, child.pid, child.pidfd)
+        self._children[child.pidfd] = self._children[status.fileno()] = child
+        self._poll.register(child.pidfd, select.POLLIN)
+        self._poll.register(status, select.POLLHUP)
+        return True
+
+    def _child_of(self, fork: Callable[[], int | None], status: socket.socket) -> _Child | None:
+        try:
+            pid = fork()
+            return _Child(pid, os.pidfd_open(pid), None, status) if pid is not None else None
+        except OSError:
+            self._end_strangers()
+            raise
+
+    def _end_strangers(self) -> None:
+        """End children that nobody knows of; a mould too, which is no loss."""
+        known = {child.pid for child in self._children.values()}
+        with suppress(OSError):
+            found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            for pid in {int(each) for each in found} - known:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+    def _give_to_spare(self, message: bytes, status: socket.socket, fds: list[int]) -> None:
         for _ in range(3):
             try:
                 child = self._spare or self._fork()
@@ -106,13 +160,14 @@ class Server:
             self._spare = None
             wire.send_begun(status, child.pid, child.pidfd)
             try:
+                assert child.channel is not None  # as every spare one has
                 socket.send_fds(child.channel, [message], fds, socket.MSG_NOSIGNAL)
             except OSError:  # it has died: its end is noticed in its turn
                 continue
             child.status = status
             self._children[status.fileno()] = child
             self._poll.register(status, select.POLLHUP)
-            child.channel.close()
+            child.close_channel()
             return
         wire.send_refused(status, "children die as soon as they are forked")
         status.close()
@@ -140,7 +195,7 @@ class Server:
 
     def _drop_spare(self) -> None:
         if self._spare is not None:
-            self._spare.channel.close()  # which ends it
+            self._spare.close_channel()  # which ends it
             self._spare = None
 
     def _attend(self, fd: int) -> None:
@@ -164,7 +219,7 @@ class Server:
             self._poll.unregister(child.status)
             del self._children[child.status.fileno()]
             child.status.close()
-        child.channel.close()
+        child.close_channel()
         os.close(child.pidfd)
         self._pause = _CAREFUL if child is self._spare else _IDLE
         if child is self._spare:

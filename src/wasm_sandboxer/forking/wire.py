@@ -72,15 +72,15 @@ def send_request(control: socket.socket, kind: bytes, request: Request, fds: lis
         os.close(file)
 
 
-def open_request(message: bytes, fds: list[int]) -> tuple[Request, bytes, tuple[int, ...]]:
-    """The request in a message with its argument and its own descriptors.
+def open_request(message: bytes, fds: list[int], *, again: bool = False) -> tuple[Request, bytes, tuple[int, ...]]:
+    """The request in a message with its argument and its own descriptors; with `again` it can be opened once more.
 
     Safe to unpickle: the other end of the control socket is the process that started the server.
     """
     request: Request = pickle.loads(message[1:])  # noqa: S301
     if request.argument is not None:
         return request, request.argument, tuple(fds)
-    with open(fds[-1], "rb") as file:  # noqa: PTH123  # a descriptor
+    with open(fds[-1], "rb", closefd=not again) as file:  # a descriptor
         file.seek(0)
         return request, file.read(), tuple(fds[:-1])
 

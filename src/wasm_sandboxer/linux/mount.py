@@ -8,7 +8,8 @@ every machine.
 import ctypes
 import os
 
-from wasm_sandboxer.linux.syscall import check, libc
+from wasm_sandboxer.linux.script import NOT_NEGATIVE, Result, Script
+from wasm_sandboxer.linux.syscall import address_of, check, libc
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -27,7 +28,7 @@ MOUNT_ATTR_NODEV = 0x4
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _OPEN_TREE_CLONE = 0x1
-_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+_TO_THERE = 0x4 | 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -83,8 +84,16 @@ def clone_unwritable(fd: int) -> int:
 
 def attach_tree(tree: int, target: int) -> None:
     """Put a cloned tree where the descriptor `target` is; move_mount(2). Raises OSError."""
-    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    check(libc.syscall(_MOVE_MOUNT, tree, b"", target, b"", flags), "move_mount")
+    check(libc.syscall(_MOVE_MOUNT, tree, b"", target, b"", _TO_THERE), "move_mount")
+
+
+def attach(script: Script, tree: int, target: Result) -> None:
+    """The same as a call of a script."""
+    nothing = script.data(b"")
+    script.call(
+        address_of("syscall"), _MOVE_MOUNT, tree, nothing, target, nothing, _TO_THERE,
+        check=NOT_NEGATIVE, what="move_mount",
+    )  # fmt: skip
 
 
 def set_attributes(

@@ -22,12 +22,12 @@ def settle_input(fd: int, patience: float) -> None:
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return
     deadline = time.monotonic() + patience
-    while not _has_writer(fd) and time.monotonic() < deadline:
+    while not has_writer(fd) and time.monotonic() < deadline:
         time.sleep(_INTERVAL)
     os.set_blocking(fd, True)
 
 
-def _has_writer(fd: int) -> bool:
+def has_writer(fd: int) -> bool:
     """Whether somebody may still write, or has written what is there to be read."""
     spare, copied = os.pipe()
     try:

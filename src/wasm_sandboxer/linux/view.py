@@ -14,7 +14,8 @@ from pathlib import Path
 
 from wasm_sandboxer.linux import mount
 from wasm_sandboxer.linux.namespace import CLONE_NEWNS, unshare
-from wasm_sandboxer.linux.syscall import check, libc
+from wasm_sandboxer.linux.script import NOT_NEGATIVE, Script
+from wasm_sandboxer.linux.syscall import address_of, check, libc
 
 # What a command of the host's needs to run at all, as far as it is there; beside certificates there lie private keys.
 _OF_COMMANDS = (
@@ -58,10 +59,19 @@ def separate() -> None:
     unshare(CLONE_NEWNS)
 
 
-def enter(tree: int) -> None:
-    """See this tree as the root and nothing else; for a bare process. Closes the descriptor."""
-    _cover(tree)
-    os.close(tree)
+def enter(script: Script, tree: int) -> None:
+    """See this tree as the root and nothing else; for a bare process.
+
+    pivot_root would let go of the root that was, but looks at every thread of the machine. What is covered is only to
+    be reached by those who may mount or chroot.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    root = script.call(address_of("open"), script.data(b"/"), flags, check=NOT_NEGATIVE, what="open /")
+    mount.attach(script, tree, root)
+    script.call(address_of("close"), root)
+    script.call(address_of("fchdir"), tree, check=NOT_NEGATIVE, what="fchdir")
+    script.call(address_of("chroot"), script.data(b"."), check=NOT_NEGATIVE, what="chroot")
+    script.call(address_of("close"), tree)
 
 
 def enter_made_of(trees: Iterable[tuple[Shown, int | None]], *, processes: bool = False) -> None:
@@ -93,9 +103,9 @@ def enter_made_of(trees: Iterable[tuple[Shown, int | None]], *, processes: bool 
         _attach(descriptors, _DESCRIPTORS)
     flags = mount.MS_REMOUNT | mount.MS_BIND | mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV
     mount.mount("none", ".", flags=flags)
-    made = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    _cover(made)
-    os.close(made)
+    script = Script()
+    enter(script, os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    script.run()
 
 
 def of_host(needs: Iterable[Path]) -> Iterator[tuple[Shown, int | None]]:
@@ -134,19 +144,6 @@ def _attach(tree: int, path: str) -> None:
     finally:
         os.close(place)
         os.close(tree)
-
-
-def _cover(tree: int) -> None:
-    """Put a tree over the root, and be in it.
-
-    pivot_root would let go of the root that was, but looks at every thread of the machine. What is covered is only to
-    be reached by those who may mount or chroot.
-    """
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    mount.attach_tree(tree, root)
-    os.close(root)
-    os.fchdir(tree)
-    os.chroot(".")
 
 
 def _make_root() -> None:
