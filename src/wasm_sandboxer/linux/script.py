@@ -169,7 +169,6 @@ class Check:
 
 _ANYTHING, _NOTHING = Check(0, 0), Check(0, 1)
 NOT_NEGATIVE = Check(1 << 31, 0)  # of an int
-NO_MAP_FAILED = Check(_ALL, _ALL, turned=True)  # mmap(2)
 NULL = Check(_ALL, 0)
 NOT_NULL = Check(_ALL, 0, turned=True)
 NOT_ZERO = Check(0xFFFFFFFF, 0, turned=True)  # of an int
