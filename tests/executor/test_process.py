@@ -135,6 +135,33 @@ def test_a_long_report_of_a_trap_is_told_at_once(processes: Processes, wat: type
         assert "call stack exhausted" in ran.exit.message
 
 
+@pytest.mark.parametrize("size", [1 << 10, 100 << 10, 300 << 10, 2 << 20])
+def test_what_a_guest_is_given_may_be_long(processes: Processes, size: int) -> None:
+    server = processes.forks.pid
+    ran = processes.run("hello-component", env=(("K", "V" * size),))
+    assert (ran.code, len(ran.stdout) > size, processes.forks.pid) == (0, True, server)
+
+
+@pytest.mark.usefixtures("superuser")
+@pytest.mark.parametrize(("module", "code"), [("hello", 0), ("hello-component", 0), ("trap", 134)])
+@pytest.mark.parametrize("refused", ["sendmsg", "recvfrom", "getppid"])
+def test_a_filter_does_not_keep_the_end_from_being_told(
+    processes: Processes, module: str, code: int, refused: str
+) -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [refused], "action": "SCMP_ACT_ERRNO"}]}
+    guest = Guest(module=Path(module), argv=(module,))
+    privileges = Privileges(seccomp=seccomp.compile_profile(profile))
+
+    async def main() -> Exit:
+        executor = ProcessExecutor(processes.forks).within(Confinement(guest=guest, privileges=privileges))
+        container = Container(module, processes.guests.program(module), guest, Stdio(), executor)
+        await container.start()
+        return await container.exit
+
+    end = in_loop(main())
+    assert (end.code, end.reason) == (code, Reason.TRAPPED if code else Reason.EXITED)
+
+
 @pytest.mark.usefixtures("superuser")
 def test_a_filter_that_refuses_to_close_leaves_nothing_open(processes: Processes) -> None:
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [

@@ -10,6 +10,7 @@ import pytest
 
 from wasm_sandboxer.linux.script import (
     ARGUMENTS,
+    NEGATIVE,
     NOT_NEGATIVE,
     NOT_NULL,
     NOT_ZERO,
@@ -72,6 +73,7 @@ def test_what_a_function_writes_is_an_argument_of_later_calls() -> None:
     ("check", "good", "bad"),
     [
         (NOT_NEGATIVE, [0, 5, 0x7FFFFFFF, 0xFFFFFFFF00000000], [(1 << 64) - 1, 0xFFFFFFFF]),
+        (NEGATIVE, [(1 << 64) - 1, 0xFFFFFFFF], [0, 0x7FFFFFFF]),
         (NULL, [0], [1, 1 << 63]),
         (NOT_NULL, [1, 1 << 63], [0]),
         (NOT_ZERO, [1, 0xFFFFFFFF], [0, 1 << 32]),
@@ -160,6 +162,15 @@ def test_texts_and_words_lie_where_it_is_said() -> None:
 def test_a_script_that_is_too_long_is_refused(fill: Callable[[Script], object]) -> None:
     with pytest.raises(NoRoom):
         fill(Script())
+
+
+def test_one_that_was_too_long_is_wiped_like_others() -> None:
+    script = Script()
+    place = script.text("secret")
+    with pytest.raises(NoRoom):
+        script.data(bytes(10 * ROOM))
+    script.wipe()
+    assert ctypes.string_at(place, 6) == bytes(6)
 
 
 def test_of_a_script_that_is_wiped_nothing_is_left() -> None:

@@ -79,11 +79,14 @@ class Mould:
         try:
             control.send(data, socket.MSG_NOSIGNAL)
             answer = control.recv(_PID.size)
-        except OSError:
-            answer = b""
-        if not answer:  # whatever it is about to do, it must not take the next script for this one's data
+        except OSError as error:
+            self.stop()  # whatever it is about to do, it must not take the next script for this one's data
+            if isinstance(error, TimeoutError):
+                raise OSError(errno.ETIMEDOUT, "the mould stands still") from None
+            raise
+        if not answer:
             self.stop()
-            raise OSError(errno.EPIPE, "the mould has died or stands still")
+            raise OSError(errno.EPIPE, "the mould has died")
         (pid,) = _PID.unpack(answer)
         if pid < 0:
             raise OSError(errno.EAGAIN, "too many processes, or too little memory")
@@ -117,6 +120,7 @@ def _write_loop(loop: Script, script: Script, control: int) -> None:
     taken = loop.call(address_of("recvmsg"), _CONTROL, header, _MSG_CMSG_CLOEXEC, check=NOT_NEGATIVE, what="recvmsg")
     loop.call(address_of("abs"), taken, check=NOT_ZERO, what="recvmsg")  # or the fork server has ended
     size = loop.call(address_of("recv"), _CONTROL, *data, 0, check=NOT_NEGATIVE, what="recv")
+    loop.call(address_of("abs"), size, check=NOT_ZERO, what="recv")
     # MSG_CTRUNC is in the first byte: not all the descriptors have found room.
     whole = loop.data(b"\0")
     loop.call(address_of("memcmp"), header + _HEADER["flags"], whole, 1, check=equal(0), otherwise=refused)

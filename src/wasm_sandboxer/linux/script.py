@@ -169,6 +169,7 @@ class Check:
 
 _ANYTHING, _NOTHING = Check(0, 0), Check(0, 1)
 NOT_NEGATIVE = Check(1 << 31, 0)  # of an int
+NEGATIVE = Check(1 << 31, 1 << 31)
 NULL = Check(_ALL, 0)
 NOT_NULL = Check(_ALL, 0, turned=True)
 NOT_ZERO = Check(0xFFFFFFFF, 0, turned=True)  # of an int
@@ -236,10 +237,11 @@ class Script:
     def data(self, content: bytes) -> int:
         """The address of these bytes, and a NUL behind them."""
         offset = -(-self._used // _WORD) * _WORD
-        self._used = offset + len(content) + 1
-        if self._used > _CALLS * SIZE + ROOM:
+        end = offset + len(content) + 1
+        if end > _CALLS * SIZE + ROOM:
             raise NoRoom
-        self._memory[offset : self._used] = content + b"\0"
+        self._memory[offset:end] = content + b"\0"
+        self._used = end
         return self._start + offset
 
     def text(self, content: str) -> int:
