@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import re
+import resource
 import signal
 import struct
 import time
@@ -325,6 +326,34 @@ def test_the_death_of_the_mould_ends_nobody_and_another_is_made(processes: Proce
 def mould_of(forks: ForkServer) -> int:
     found = Path(f"/proc/{forks.pid}/task/{forks.pid}/children").read_text().split()
     return next(int(pid) for pid in found if "wasm-mould" in Path(f"/proc/{pid}/comm").read_text())
+
+
+def test_a_fork_server_without_descriptors_refuses_and_lives_on(engine: WasmtimeEngine, guests: Guests) -> None:
+    with fork_server(engine) as forks:
+        processes, server = Processes(guests, forks), forks.pid
+        assert processes.run("hello-component").code == 0
+        resource.prlimit(server, resource.RLIMIT_NOFILE, (48, 48))
+
+        async def main() -> tuple[int, set[str], list[int]]:
+            running, refused = [], set()
+            for _ in range(40):
+                container = processes.container("sleep-component")
+                try:
+                    await container.start()
+                    running.append(container)
+                except Unavailable as error:
+                    refused.add(str(error).rpartition(": ")[2])
+            assert all(not each.exit.done() for each in running)
+            for each in running:
+                await each.kill(signal.SIGKILL)
+            return len(running), refused, [(await each.exit).code for each in running]
+
+        count, refused, codes = in_loop(main())
+        assert 5 < count < 40
+        assert refused == {"Too many open files"}
+        assert codes == [137] * count
+        assert processes.run("hello-component").code == 0
+        assert forks.pid == server
 
 
 def test_the_death_of_the_fork_server_ends_its_guests_and_no_more(engine: WasmtimeEngine, guests: Guests) -> None:

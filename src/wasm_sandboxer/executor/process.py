@@ -256,6 +256,8 @@ class ProcessExecution:
             return
         except ConnectionError:
             message, fds = b"", []
+        except wire.Truncated as cut:  # without its descriptor a child cannot be ended: hanging up does that
+            message, fds = wire.REFUSED + (cut.strerror or "").encode(), []
         match message[:1]:
             case wire.BEGUN:
                 self._set_child(wire.read_begun(message), fds[0])

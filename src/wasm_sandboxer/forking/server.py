@@ -82,14 +82,21 @@ class Server:
                     self._attend(fd)
 
     def _accept(self) -> bool:
-        message, fds = wire.receive(self._control, wire.MAX_FDS)
-        if not message:
-            return False
+        try:
+            message, fds = wire.receive(self._control, wire.MAX_FDS)
+        except wire.Truncated as cut:
+            message, fds = b"", cut.fds
+            if fds:  # the first is the client's
+                with socket.socket(fileno=fds.pop(0)) as status:
+                    wire.send_refused(status, f"the fork server: {cut.strerror}")
+        else:
+            if not message:
+                return False
         try:
             if message[:1] == PRELOAD:
                 self._preload(message, fds)
-            else:
-                self._give(message, socket.socket(fileno=os.dup(fds[0])), fds[1:])
+            elif message:
+                self._give(message, socket.socket(fileno=fds.pop(0)), fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -188,7 +195,13 @@ class Server:
         if pid == 0:
             _be_spare(theirs, server, self._catalogue)
         theirs.close()
-        child = _Child(pid, os.pidfd_open(pid), ours)
+        try:
+            child = _Child(pid, os.pidfd_open(pid), ours)
+        except OSError:
+            ours.close()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self._children[child.pidfd] = child
         self._poll.register(child.pidfd, select.POLLIN)
         return child

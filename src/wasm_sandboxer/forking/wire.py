@@ -6,6 +6,7 @@ be trusted, so it has no way to speak for the server.
 """
 
 import array
+import errno
 import os
 import pickle
 import socket
@@ -43,14 +44,27 @@ class End:
     peak_memory: int
 
 
+class Truncated(OSError):
+    """There was no room for all the descriptors of a message; those that there are are the handler's to close."""
+
+    def __init__(self, fds: list[int]) -> None:
+        super().__init__(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.fds = fds
+
+
 def receive(sock: socket.socket, most_fds: int, *, size: int = 2 * MAX_MESSAGE) -> tuple[bytes, list[int]]:
-    """One message and its descriptors, which no program executed later inherits; socket.recv_fds takes no flags."""
+    """One message and its descriptors, which no program executed later inherits; socket.recv_fds takes no flags.
+
+    Raises OSError, Truncated for one.
+    """
     fds = array.array("i")
     room = socket.CMSG_LEN(most_fds * fds.itemsize)
-    message, ancillary, _, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    message, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if flags & socket.MSG_CTRUNC:
+        raise Truncated(list(fds))
     return message, list(fds)
 
 

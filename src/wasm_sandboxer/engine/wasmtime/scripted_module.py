@@ -20,6 +20,7 @@ _WORD = 8
 _INSTANCE = 16  # bytes of a wasmtime_instance_t
 _EXTERN, _ITEM = 32, 8  # bytes of a wasmtime_extern_t, and where in it the item is
 _VALUE, _NUMBER = 32, 8  # bytes of a wasmtime_val_t, and where in it the number is
+_OTHERS = 6  # imports of the shim beside WASI's: memory, three functions, flags, table
 _WASI = binding.WASI.encode()
 
 
@@ -84,8 +85,8 @@ def run(
 def _add_shim(script: Script, runtime: Runtime, made: _Made, guest: Guest, stdio: Stdio, ends: Ends) -> None:
     """Put the shim between the guest and WASI, if it exports its memory."""
     context = made.context
-    externs = script.room(_EXTERN * (len(SHIM_IMPORTS) + 6))
-    place = iter(range(externs, externs + _EXTERN * (len(SHIM_IMPORTS) + 6), _EXTERN))
+    externs = script.room(_EXTERN * (len(SHIM_IMPORTS) + _OTHERS))
+    place = iter(range(externs, externs + _EXTERN * (len(SHIM_IMPORTS) + _OTHERS), _EXTERN))
     without = Label()
     memory = externs + _EXTERN * len(SHIM_IMPORTS)
     _export(script, context, made.guest, b"memory", memory, otherwise=without)
@@ -103,8 +104,8 @@ def _add_shim(script: Script, runtime: Runtime, made: _Made, guest: Guest, stdio
     ):  # fmt: skip
         function = next(place)
         script.set_words(function, {0: binding.FUNC})
-        made_of = binding.address_of(kind), thunks.address(callback), cell, 0
-        engine(script, "wasmtime_func_new_unchecked", context, *made_of, function + _ITEM)
+        given = binding.address_of(kind), thunks.address(callback), cell, 0
+        engine(script, "wasmtime_func_new_unchecked", context, *given, function + _ITEM)
     flags = next(place)
     script.set_words(flags, {0: binding.GLOBAL})
     value = script.room(_VALUE)  # of kind 0, which is i32
@@ -121,7 +122,7 @@ def _add_shim(script: Script, runtime: Runtime, made: _Made, guest: Guest, stdio
     )
     _export(script, context, made.trampoline, b"table", next(place))
     shim = script.room(_INSTANCE)
-    _instantiate(script, made, shim, binding.address_of(runtime.shim), externs, len(SHIM_IMPORTS) + 6, ends)
+    _instantiate(script, made, shim, binding.address_of(runtime.shim), externs, len(SHIM_IMPORTS) + _OTHERS, ends)
     _call(script, _Made(context, made.trampoline, shim, made.trap), "begin", ends)
     script.place(without)
 
@@ -176,19 +177,8 @@ def _call(script: Script, made: _Made, name: str, ends: Ends) -> None:
     function = script.room(_EXTERN)
     _export(script, made.context, made.guest, name.encode(), function)
     failed = Label()
-    error = engine(
-        script,
-        "wasmtime_func_call",
-        made.context,
-        function + _ITEM,
-        0,
-        0,
-        0,
-        0,
-        made.trap,
-        check=NULL,
-        otherwise=failed,
-    )
+    given = made.context, function + _ITEM, 0, 0, 0, 0, made.trap
+    error = engine(script, "wasmtime_func_call", *given, check=NULL, otherwise=failed)
     _check_trap(script, made, ends)
 
     def look() -> None:

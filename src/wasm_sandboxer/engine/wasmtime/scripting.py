@@ -26,8 +26,6 @@ _READ, _WRITE = 1, 2  # both of wasmtime's directory and file permission bits
 _NO_LIMIT = -1
 _FALSE = Check(0xFF, 0)
 _WORD = 8
-
-
 REPORT_LENGTH, REPORT_PLACE = 0, 8  # of a wasm_byte_vec_t, by their offsets in bytes
 
 
@@ -96,16 +94,8 @@ def _wasi(script: Script, guest: Guest, stdio: Stdio, ends: Ends) -> Result:
         names, values = (
             script.words(*(script.text(each) for each in column)) for column in zip(*guest.env, strict=True)
         )
-        engine(
-            script,
-            "wasi_config_set_env",
-            config,
-            len(guest.env),
-            names,
-            values,
-            check=TRUE,
-            what="set its environment",
-        )
+        given = config, len(guest.env), names, values
+        engine(script, "wasi_config_set_env", *given, check=TRUE, what="set its environment")
     for preopen in guest.preopens:
         _give(script, config, preopen, ends)
     for name in ("stdin", "stdout", "stderr"):
