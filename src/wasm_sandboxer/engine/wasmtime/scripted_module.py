@@ -99,27 +99,19 @@ def _add_shim(script: Script, runtime: Runtime, made: _Made, guest: Guest, stdio
     for name in SHIM_IMPORTS:
         _wasi(script, runtime, context, name, next(place))
     next(place)  # the memory
-    for kind, callback in (
+    for callee, callback in (
         (runtime.transfer_type, "transfer"), (runtime.wait_type, "wait"), (runtime.count_type, "count"),
     ):  # fmt: skip
         function = next(place)
         script.set_words(function, {0: binding.FUNC})
-        given = binding.address_of(kind), thunks.address(callback), cell, 0
+        given = binding.address_of(callee), thunks.address(callback), cell, 0
         engine(script, "wasmtime_func_new_unchecked", context, *given, function + _ITEM)
     flags = next(place)
     script.set_words(flags, {0: binding.GLOBAL})
     value = script.room(_VALUE)  # of kind 0, which is i32
     script.set_words(value, {_NUMBER: flags_of(stdio)})
-    attempt(
-        script,
-        ends,
-        ends.unmade,
-        "wasmtime_global_new",
-        context,
-        binding.address_of(flags_type()),
-        value,
-        flags + _ITEM,
-    )
+    kind = binding.address_of(flags_type())
+    attempt(script, ends, ends.unmade, "wasmtime_global_new", context, kind, value, flags + _ITEM)
     _export(script, context, made.trampoline, b"table", next(place))
     shim = script.room(_INSTANCE)
     _instantiate(script, made, shim, binding.address_of(runtime.shim), externs, len(SHIM_IMPORTS) + _OTHERS, ends)
