@@ -104,8 +104,8 @@ def bundle(tmp_path: Path) -> Iterator[Callable[..., Bundle]]:
 
 @pytest.fixture
 def ident() -> str:
-    """An id for a container of this test's own."""
-    return f"c{next(_NUMBERS)}"
+    """An id for a container of this test's own: control groups have it in their names, which all workers share."""
+    return f"c{os.getpid()}x{next(_NUMBERS)}"
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def run(task: Client, made: Bundle, ident: str) -> int:
 
 def limited(bundle: Callable[..., Bundle], name: str, isolation: str, resources: dict[str, Any]) -> Bundle:
     annotations = {"wasm-sandboxer.io/isolation": isolation}
-    linux = {"cgroupsPath": f"/wst-lacking-{name}", "resources": resources}
+    linux = {"cgroupsPath": f"/wst-lacking-{os.getpid()}-{name}", "resources": resources}
     return bundle("hello", name=name, annotations=annotations, linux=linux)
 
 
