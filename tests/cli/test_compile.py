@@ -75,3 +75,8 @@ def read(terminal: int) -> bytes:
         return os.read(terminal, 1 << 16)
     except OSError:
         return b""
+
+
+def test_a_module_may_come_through_stdin(fresh: Cli) -> None:
+    assert fresh("compile", "-", stdin=example("hello").read_bytes()).lines[0].startswith("/dev/stdin: compiled in ")
+    assert "already in the store" in fresh("compile", example("hello")).stdout.decode()

@@ -170,3 +170,13 @@ def test_a_file_whose_name_is_no_text_is_shown(cli: Cli, tmp_path: Path) -> None
     for encoding in ("utf-8", "ascii"):
         ended = cli("inspect", path, env={"PYTHONIOENCODING": encoding})
         assert ended.lines[0] == rf"Module:   {tmp_path}/\udcff.wasm"
+
+
+@pytest.mark.parametrize("name", ["hello", "socket-server"])  # the second is asked of two engines
+def test_a_module_may_come_through_a_pipe(cli: Cli, name: str) -> None:
+    source = example(name).read_bytes()
+    told = json.loads(cli("inspect", "--json", "-", stdin=source).stdout)
+    file = json.loads(cli("inspect", "--json", example(name)).stdout)
+    assert told == {**file, "module": "/dev/stdin"}
+    assert told["size"] == len(source)
+    assert cli.refused("inspect", "-", stdin=b"text") == "/dev/stdin: not WebAssembly but text"

@@ -9,13 +9,13 @@ import click
 from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.cli import complain, one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
-from wasm_sandboxer.cli.params import engine_option, store_options
+from wasm_sandboxer.cli.params import MODULE_FILE, engine_option, store_options
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.units import format_duration
 
 
 @click.command("compile")
-@click.argument("modules", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODULE…")
+@click.argument("modules", type=MODULE_FILE, nargs=-1, required=True, metavar="MODULE…")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each module.")
 @engine_option
 @store_options
@@ -28,7 +28,7 @@ def compile_modules(
     compile_timeout: float,
     store_size: int,
 ) -> int:
-    """Compile each MODULE into the module store, so that its first run starts at once."""
+    """Compile each MODULE into the module store, so that its first run starts at once; - is your stdin."""
     code = 0
     engine = open_engine(root, compile_memory, compile_timeout, store_size)
     for module in modules:

@@ -2,6 +2,8 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import click
 from wasm_sandboxer.choices import EngineChoice
 from wasm_sandboxer.cli import one_line
 from wasm_sandboxer.cli.engine import open_engine, progress
-from wasm_sandboxer.cli.params import engine_option, store_options
+from wasm_sandboxer.cli.params import MODULE_FILE, engine_option, store_options
 from wasm_sandboxer.errors import Unavailable
 from wasm_sandboxer.units import format_size
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("module", type=click.Path(path_type=Path))
+@click.argument("module", type=MODULE_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @engine_option
 @store_options
@@ -32,28 +34,41 @@ def inspect(
     compile_timeout: float,
     store_size: int,
 ) -> None:
-    """Show what MODULE is, imports, exports and needs to run."""
+    """Show what MODULE is, imports, exports and needs to run; - is your stdin."""
     engine = open_engine(root, compile_memory, compile_timeout, store_size)
-    with progress(f"compiling {one_line(module.name)}") as waiting:
-        chosen = _choose(engine, module, EngineChoice(engine_name), waiting)
-    about = _describe(module, chosen)
+    with _kept(module) as file:
+        with progress(f"compiling {one_line(module.name)}") as waiting:
+            chosen = _choose(engine, file, str(module), EngineChoice(engine_name), waiting)
+        about = _describe(module, file.stat().st_size, chosen)
     click.echo(json.dumps(about, indent=2) if as_json else _text(about))
 
 
-def _choose(engine: "ChoosingEngine", module: Path, choice: EngineChoice, waiting: Any) -> "Chosen[Any]":
+@contextmanager
+def _kept(module: Path) -> Iterator[Path]:
+    """The module's file, or where the content of a pipe is kept, which can be read but once."""
+    from wasm_sandboxer.engine.source import in_memory, read_source  # noqa: PLC0415  # start-up time of --help
+
+    if module.is_file():
+        yield module
+        return
+    with in_memory(read_source(module).data) as fd:
+        yield Path(f"/proc/self/fd/{fd}")
+
+
+def _choose(engine: "ChoosingEngine", file: Path, name: str, choice: EngineChoice, waiting: Any) -> "Chosen[Any]":
     """What would run it; where that is not here, what wasmtime has to say of it."""
     from wasm_sandboxer.engine.choosing import Chosen  # noqa: PLC0415  # start-up time of --help
 
     try:
-        return engine.choose(module, choice=choice, waiting=waiting)
+        return engine.choose(file, name=name, choice=choice, waiting=waiting)
     except Unavailable as error:
         if choice is not EngineChoice.AUTO:
             raise
-        chosen = engine.choose(module, choice=EngineChoice.WASMTIME, waiting=waiting)
-        return Chosen(what=chosen.what, engine=EngineChoice.WASMEDGE, reason=str(error).removeprefix(f"{module}: "))
+        chosen = engine.choose(file, name=name, choice=EngineChoice.WASMTIME, waiting=waiting)
+        return Chosen(what=chosen.what, engine=EngineChoice.WASMEDGE, reason=str(error).removeprefix(f"{name}: "))
 
 
-def _describe(path: Path, chosen: "Chosen[Any]") -> dict[str, Any]:
+def _describe(path: Path, size: int, chosen: "Chosen[Any]") -> dict[str, Any]:
     program = chosen.what
     imports: dict[str, list[dict[str, str]]] = defaultdict(list)
     for item in program.imports:
@@ -64,7 +79,7 @@ def _describe(path: Path, chosen: "Chosen[Any]") -> dict[str, Any]:
         "engine": chosen.engine,
         "reason": chosen.reason,
         "digest": f"sha256:{program.digest}",
-        "size": path.stat().st_size,
+        "size": size,
         "memories": [
             {"minimum": memory.minimum << 16, "maximum": None if memory.maximum is None else memory.maximum << 16}
             for memory in program.spaces.memories

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CPUS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+STDIN = Path("/dev/stdin")
 _FEWEST_CPUS, _MOST_CPUS = 0.001, 100_000  # beyond, the kernel's arithmetic of quotas ends
 
 
@@ -50,6 +51,13 @@ class _Path(click.ParamType[Any]):
         return [] if self._mark in incomplete else [CompletionItem(incomplete, type="file")]
 
 
+class _ModuleFile(click.Path):
+    """A module's file; - is stdin, as other programs have it, wasmtime's among them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return STDIN if value == "-" else super().convert(value, param, ctx)
+
+
 def _parse_cpus(text: str) -> float:
     count = float(text) if _CPUS.fullmatch(text) else 0.0
     if not _FEWEST_CPUS <= count <= _MOST_CPUS:
@@ -63,6 +71,7 @@ SIZE = _Parsed("size", parse_size)
 DURATION = _Parsed("duration", parse_duration)
 CPUS = _Parsed("cpus", _parse_cpus)
 MODULE = _Path("module", "#")
+MODULE_FILE = _ModuleFile(path_type=Path)
 GIVEN = _Path("given", ":")
 
 

@@ -25,6 +25,7 @@ from wasm_sandboxer.cli.params import (
     GIVEN,
     MODULE,
     SIZE,
+    STDIN,
     default_root,
     engine_option,
     store_options,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 124  # as timeout(1) has it
 _GROUP = "wasm-sandboxer-run-"  # and this process's id
-_STDIN = Path("/dev/stdin")
 _EXIT_CODES = """\b
 Exit codes:
   the guest's own
@@ -127,7 +127,7 @@ def run(**options: Any) -> NoReturn:
 
 def _run(options: dict[str, Any]) -> int:
     path, function = _split(options["module"])
-    if path == _STDIN:
+    if path == STDIN:
         options["stdin"] = False  # it is read to its end, or from its beginning if it is a file
     engine = open_engine(*(options[name] for name in ("root", "compile_memory", "compile_timeout", "store_size")))
     env = environment(options["env_file"], options["env"])
@@ -153,7 +153,7 @@ def _split(module: str) -> tuple[Path, str]:
     path, function = module[:end], module[end + 1 :]
     if not path:
         raise InvalidArgument(f"{module!r} names no file; write MODULE or MODULE#FUNCTION")
-    return _STDIN if path == "-" else Path(path), function  # - as other programs have it, wasmtime's among them
+    return STDIN if path == "-" else Path(path), function
 
 
 def _tell_unused(options: dict[str, Any], guest: "Guest") -> None:
