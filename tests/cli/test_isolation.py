@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import PATIENCE, Cli, example
-from tests.support.processes import gone
+from tests.support.proc import wait_until_gone
 
 PROCESS = ("run", "--isolation", "process")
 
@@ -58,14 +58,7 @@ def test_a_signal_ends_the_command_and_the_child(cli: Cli, number: int, code: in
     guest = child_of(process.pid)
     process.send_signal(number)
     assert process.wait(PATIENCE) == code
-    ended_within(guest)
-
-
-def ended_within(pid: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not gone(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until_gone(guest)
 
 
 def test_the_child_does_not_outlive_a_command_that_is_killed(cli: Cli) -> None:
@@ -73,7 +66,7 @@ def test_the_child_does_not_outlive_a_command_that_is_killed(cli: Cli) -> None:
     guest = child_of(process.pid)
     process.kill()
     process.wait(PATIENCE)
-    ended_within(guest)
+    wait_until_gone(guest)
 
 
 def test_the_time_limit_and_the_result_as_json(cli: Cli) -> None:

@@ -13,8 +13,7 @@ import pytest
 
 from testing.cri import Container, Cri, ExecResult, Pod
 from tests.support.node import IMAGE, Node
-from tests.support.proc import children
-from tests.support.processes import gone
+from tests.support.proc import children, gone
 from wasm_sandboxer.linux.cgroup.host import find_hierarchies
 from wasm_sandboxer.linux.namespace import CLONE_NEWNET, set_namespace
 

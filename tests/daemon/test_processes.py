@@ -14,8 +14,7 @@ import pytest
 
 from tests.support.bundles import Bundle, bind
 from tests.support.daemon import Daemon
-from tests.support.proc import links
-from tests.support.processes import gone
+from tests.support.proc import gone, links
 from tests.support.rpc import Client
 from tests.support.waiting import stands_still
 from wasm_sandboxer.linux.cgroup.host import find_hierarchies

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.support.guests import Guests, content, in_loop, until
-from tests.support.proc import links
-from tests.support.processes import Processes, Shell, descriptors, fork_server, gone
+from tests.support.proc import gone, links
+from tests.support.processes import Processes, Shell, descriptors, fork_server
 from tests.support.wat import STUCK_START
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine

@@ -3,7 +3,6 @@
 Each in a process of its own, since that of the tests has threads and may not fork.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import PATIENCE
+from tests.support.proc import wait_until_gone
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -123,18 +123,7 @@ def test_a_job_ends_with_its_caller() -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(PATIENCE)
     process.stdout.close()
-    deadline = time.monotonic() + PATIENCE
-    while is_running(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
+    wait_until_gone(child)
 
 
 def test_ctrl_c_while_waiting_ends_the_job() -> None:

@@ -1,10 +1,10 @@
 """The mould: children that the fork server has without forking itself."""
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+
+from tests.support.proc import wait_until_gone
 
 PARENT = """
 import os, signal, sys
@@ -75,12 +75,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         [sys.executable, "-c", PARENT + text], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    pid = int(done.stdout)
-    for _ in range(1000):
-        if not Path(f"/proc/{pid}").exists() or ") Z " in Path(f"/proc/{pid}/stat").read_text():
-            return
-        os.sched_yield()
-    raise AssertionError("it lives on")
+    wait_until_gone(int(done.stdout))
 
 
 def test_nothing_of_a_script_is_left_in_it() -> None:

@@ -5,13 +5,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.cli import PATIENCE
 from tests.support.forkserver import MODULE
-from tests.support.proc import children
+from tests.support.proc import children, gone
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.forking import wire
 from wasm_sandboxer.forking.client import ForkServer, Line
@@ -32,13 +31,6 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
 
 
 def spare(forks: ForkServer) -> int:

@@ -1,7 +1,10 @@
 """What /proc says of a process while its threads, children and descriptors come and go."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
+
+from tests.support.cli import PATIENCE
 
 
 def links(pid: int) -> dict[int, str]:
@@ -29,3 +32,19 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):
             found += map(int, Path(f"/proc/{pid}/task/{tid}/children").read_text().split())
     return found
+
+
+def gone(pid: int) -> bool:
+    """Whether there is no such process, or only its remains."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+def wait_until_gone(pid: int) -> None:
+    """Raises AssertionError for a process that lives on."""
+    deadline = time.monotonic() + PATIENCE
+    while not gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} lives on"
+        time.sleep(0.005)

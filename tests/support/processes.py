@@ -95,14 +95,6 @@ class Shell:
         return Exit(code=code, reason=Reason.EXITED, message="" if code < 128 else f"killed by itself: {code}")
 
 
-def gone(pid: int) -> bool:
-    """Whether there is no such process, or only its remains."""
-    try:
-        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-
-
 def descriptors() -> set[str]:
     """What this process has open, but for what asyncio and epoll come and go with."""
     found = set()
