@@ -67,8 +67,8 @@ def make_engine(config: Config, forks: ForkServer, observe: LoadObserver | None 
     bounds = CompileBounds(memory=config.compile_memory, seconds=config.compile_timeout)
     wasmtime = WasmtimeEngine(store, bounds=bounds, runner=forks, observe=observe)
     wasmtime.warm_up()
-    luggage = wasmtime.luggage()  # whose files are open as long as the daemon lives
-    forks.preload(RUNTIME, luggage.about, luggage.descriptors)
+    own = wasmtime.own_code()  # open as long as the daemon lives
+    forks.preload(RUNTIME, b"", tuple(held.fd for held in own))
     wasmedge = partial(
         WasmEdgeEngine,
         config.root,

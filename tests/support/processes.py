@@ -21,14 +21,14 @@ from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
 def fork_server(engine: WasmtimeEngine, module: str = OPEN) -> Iterator[ForkServer]:
     """A fork server that can run this engine's programs."""
     server = ForkServer(module)
-    luggage = engine.luggage()
-    server.preload(RUNTIME, luggage.about, luggage.descriptors)
+    own = engine.own_code()
+    server.preload(RUNTIME, b"", tuple(held.fd for held in own))
     server.start()
     try:
         yield server
     finally:
         server.stop()
-        for held in luggage.files:
+        for held in own:
             held.close()
 
 

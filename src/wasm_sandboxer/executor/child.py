@@ -8,33 +8,27 @@ import os
 import resource
 import signal
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Carried, Command, Kind
+from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Command, Kind
 from wasm_sandboxer.engine.shared_pool import pool_of
 from wasm_sandboxer.engine.wasmtime import component  # noqa: F401  # so that no child has to
-from wasm_sandboxer.engine.wasmtime.loading import unpack_luggage, unpack_program
+from wasm_sandboxer.engine.wasmtime.loading import runtime_of, unpack_program
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.errors import Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import assignment, words
 from wasm_sandboxer.executor.assignment import Assignment
-from wasm_sandboxer.executor.confinement import Enclosure, enter_bounds, enter_view, give_up_the_rest
+from wasm_sandboxer.executor.confinement import enter_bounds, enter_view, give_up_the_rest
 from wasm_sandboxer.executor.scripted import ScriptedGuests
-from wasm_sandboxer.forking.job import count_threads
 from wasm_sandboxer.forking.jobs import Tell
-from wasm_sandboxer.guest import Exit, Guest, Network, Preopen, Stdio
+from wasm_sandboxer.guest import Exit, Stdio
 from wasm_sandboxer.linux import syscall
 from wasm_sandboxer.linux.pipe import settle_input
 from wasm_sandboxer.linux.script import Script
 
 _WRITERS_PATIENCE = 3.0  # seconds that somebody may take to open an input that he named
-
-_TIMES = 8  # until Python's interpreter has adapted its code to what it does
 
 
 class GuestProcesses:
@@ -47,20 +41,14 @@ class GuestProcesses:
         self._scripted = ScriptedGuests(separate=separate)
 
     def preload(self, argument: bytes, fds: tuple[int, ...]) -> None:
-        """Make the engine from its luggage, and run its exercises.
+        """Make the engine of its own modules' code, once for all children.
 
-        What Python and the engine do for the first time then, no child has to do in pages of its own. But on a thread
-        that ends: the engine draws random numbers from a generator of the thread's, and every child would inherit the
-        same one.
+        Nothing is run with it: what the engine draws at random on this thread, every child would have again.
         """
-        self._runtime, exercises = unpack_luggage(argument, fds)
+        del argument
+        self._runtime = runtime_of(fds)
         for http in (False, True):
             self._runtime.component_linker(http=http)
-        with ThreadPoolExecutor(1) as thread:
-            for carried in exercises * _TIMES:
-                thread.submit(_exercise, self, carried).result()
-        while count_threads() > 1:  # Python lets go of it before the kernel does
-            time.sleep(0.001)
         self._scripted.start()
 
     def fork(self, argument: bytes, fds: tuple[int, ...], answers: int) -> int | None:
@@ -103,27 +91,6 @@ class GuestProcesses:
         _give_up_the_rest(self._script, given, doors)
         control = program.control(given.guest, stdio, pool)
         return program.run(given.guest, stdio, control, lambda: tell(words.ready()))
-
-
-def _exercise(processes: GuestProcesses, carried: Carried) -> None:
-    """Run a guest that does nothing as one that was assigned; it makes no thread."""
-    folder = Preopen(host=Path("/proc"), guest="/")
-    for network in Network:
-        guest = Guest(
-            module=Path("exercise"), argv=("exercise",), env=(("A", "B"),), preopens=(folder,), network=network
-        )
-        given = Assignment(
-            name="wasm-forkserver",
-            guest=guest,
-            program=carried.about,
-            command=None,
-            terminals=frozenset(),
-            share=None,
-            enclosure=Enclosure(),
-            doors=("code",),
-        )
-        end = processes.run_here(assignment.unpack(given.pack()), {"code": carried.code}, lambda _: None)
-        words.read(words.ended(end))
 
 
 def _execute(script: Script, command: Command, given: Assignment, doors: dict[str, int]) -> NoReturn:

@@ -56,12 +56,12 @@ class LocalRunner:
 
 def require_one_thread() -> None:
     """Raise FailedPrecondition unless the calling thread is the process's only one."""
-    threads = count_threads()
+    threads = _count_threads()
     if threads != 1:
         raise FailedPrecondition(f"cannot fork: this process has {threads} threads")
 
 
-def count_threads() -> int:
+def _count_threads() -> int:
     """How many threads this process has."""
     return os.stat("/proc/self/task").st_nlink - 2  # noqa: PTH116  # a folder in it for each, as in any folder
 

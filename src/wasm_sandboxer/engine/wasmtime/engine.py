@@ -20,7 +20,7 @@ from wasm_sandboxer.engine.source import CompileBounds, ModuleSource, Stored, in
 from wasm_sandboxer.engine.store import Facts, Held, ModuleStore
 from wasm_sandboxer.engine.wasmtime import compiling
 from wasm_sandboxer.engine.wasmtime.binding import VERSION
-from wasm_sandboxer.engine.wasmtime.loading import EXERCISES, OWN_MODULES, Luggage, load_program, pack_exercises
+from wasm_sandboxer.engine.wasmtime.loading import OWN_MODULES, load_program
 from wasm_sandboxer.engine.wasmtime.module import CoreProgram
 from wasm_sandboxer.engine.wasmtime.runtime import CONFIGURATION, Runtime, own_source
 from wasm_sandboxer.errors import ModuleError, ResourceExhausted
@@ -63,14 +63,9 @@ class WasmtimeEngine:
         """The engine proper, made at first use: a module that does not compile never needs it."""
         return Runtime(self._load_own)
 
-    def luggage(self) -> Luggage:
-        """What another process makes an engine like this one of; its files are for the caller to close."""
-        sources = [
-            *map(_own, OWN_MODULES),
-            *(ModuleSource(name=f"{name}.wat", data=text) for name, text in EXERCISES.items()),
-        ]
-        held = [self._held(source) for source in sources]
-        return Luggage(about=pack_exercises(held[len(OWN_MODULES) :]), files=tuple(held))
+    def own_code(self) -> list[Held]:
+        """The files that another process makes an engine like this one of; for the caller to close."""
+        return [self._held(_own(name)) for name in OWN_MODULES]
 
     def warm_up(self) -> None:
         """Make the engine and its threads now, on the calling thread: they belong to whoever makes them first.

@@ -4,7 +4,6 @@ All belong to one store and are used by its thread only.
 """
 
 import ctypes
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +111,7 @@ def _add_shim(runtime: Runtime, made: Instances, memory: Any, control: CellContr
         _host_function(context, runtime.transfer_type, runtime.transfer, control),
         _host_function(context, runtime.wait_type, runtime.wait, control),
         _host_function(context, runtime.count_type, runtime.count, control),
-        _flags(context, stdio),
+        _flags(runtime, context, stdio),
         binding.instance_export(context, made.trampoline, b"table"),
     ]
     shim = binding.instantiate(context, runtime.shim.ptr(), binding.externs(imports), len(imports))
@@ -137,10 +136,10 @@ def _host_function(context: Any, ty: wasmtime.FuncType, callback: Any, control: 
     return binding.Extern(binding.FUNC, ffi.wasmtime_extern_union(func=function))
 
 
-def _flags(context: Any, stdio: Stdio) -> Any:
+def _flags(runtime: Runtime, context: Any, stdio: Stdio) -> Any:
     item = ffi.wasmtime_global_t()
     value = binding.value("i32", flags_of(stdio))
-    error = ffi.wasmtime_global_new(context, flags_type().ptr(), ctypes.byref(value), ctypes.byref(item))
+    error = ffi.wasmtime_global_new(context, runtime.flags_type.ptr(), ctypes.byref(value), ctypes.byref(item))
     binding.check(error)
     return binding.Extern(binding.GLOBAL, ffi.wasmtime_extern_union(global_=item))
 
@@ -150,9 +149,3 @@ def flags_of(stdio: Stdio) -> int:
     served = (stdio.stdin, stdio.stdout, stdio.stderr)
     flags = sum(1 << number for number in stdio.terminals)
     return flags | sum(_SERVED << number for number, fd in enumerate(served) if fd is not None)
-
-
-@functools.cache
-def flags_type() -> wasmtime.GlobalType:
-    """The type of that."""
-    return wasmtime.GlobalType(wasmtime.ValType.i32(), mutable=False)

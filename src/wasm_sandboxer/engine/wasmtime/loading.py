@@ -5,13 +5,11 @@ or in the one that this one was forked for, whose descriptors it uses.
 """
 
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import wasmtime
 
-from wasm_sandboxer.engine.protocol import Carried, Kind
+from wasm_sandboxer.engine.protocol import Kind
 from wasm_sandboxer.engine.store import Held
 from wasm_sandboxer.engine.wasmtime.module import CoreProgram
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
@@ -20,33 +18,6 @@ if TYPE_CHECKING:
     from wasm_sandboxer.engine.wasmtime.component import ComponentProgram
 
 OWN_MODULES = ("trampoline", "shim")
-# Guests that call nothing: to run them makes no thread, and leaves little to be done for the first time.
-EXERCISES = {
-    "exercise": b"""(module
-      (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
-      (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))
-      (memory (export "memory") 1)
-      (func (export "_start")))""",
-    "exercise-component": b"""(component
-      (core module $program (memory (export "memory") 1) (func (export "run") (result i32) (i32.const 0)))
-      (core instance $program (instantiate $program))
-      (func $run (result (result)) (canon lift (core func $program "run")))
-      (instance $run (export "run" (func $run)))
-      (export "wasi:cli/run@0.2.0" (instance $run)))""",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Luggage:
-    """Compiled code of OWN_MODULES and EXERCISES, held, and what is known of the latter."""
-
-    about: bytes
-    files: tuple[Held, ...]
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """Those of the files."""
-        return tuple(held.fd for held in self.files)
 
 
 def load_program(
@@ -72,27 +43,13 @@ def unpack_program(runtime: Runtime, about: bytes, code: int) -> "CoreProgram | 
     return load_program(runtime, digest, Held(code, facts), command)
 
 
-def pack_exercises(held: list[Held]) -> bytes:
-    """What is known of them, for `unpack_luggage`."""
-    return pickle.dumps([pickle.dumps((name, each.facts, None)) for name, each in zip(EXERCISES, held, strict=True)])
+def runtime_of(files: tuple[int, ...]) -> Runtime:
+    """A runtime made of descriptors of the compiled code of OWN_MODULES, in their order.
 
-
-def unpack_luggage(about: bytes, files: tuple[int, ...]) -> tuple[Runtime, list[Carried]]:
-    """A runtime made of luggage, and the exercises as programs that were sent.
-
-    Safe to unpickle and to map: as in unpack_program.
+    Safe to map: as in unpack_program.
     """
-    exercises = [
-        Carried(about=known, code=code)
-        for known, code in zip(pickle.loads(about), files[len(OWN_MODULES) :], strict=True)  # noqa: S301
-    ]
-    return _runtime(dict(zip(OWN_MODULES, files, strict=False))), exercises
-
-
-def _runtime(code: Mapping[str, int]) -> Runtime:
-    """A runtime whose own modules come from descriptors of their compiled code."""
 
     def assemble(runtime: Runtime, name: str) -> wasmtime.Module:
-        return runtime.load_module(f"/proc/self/fd/{code[name]}")
+        return runtime.load_module(f"/proc/self/fd/{files[OWN_MODULES.index(name)]}")
 
     return Runtime(assemble)

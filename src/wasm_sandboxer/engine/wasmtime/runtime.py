@@ -52,6 +52,7 @@ class Runtime:
         self.wait_type = binding.func_type("i32", "i64", "i64", result="i64")
         self.count = binding.HostFunction(thunks.address("count"))
         self.count_type = binding.func_type("i32", result="i32")
+        self.flags_type = wasmtime.GlobalType(wasmtime.ValType.i32(), mutable=False)
         # Files of guests are descriptors of this process, which needs the rest for sockets, streams and counters.
         self.files = MemoryPool("the process's", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self.linker = wasmtime.Linker(self.engine)

@@ -9,7 +9,7 @@ from wasm_sandboxer.engine.starting import EXPORT
 from wasm_sandboxer.engine.store import Facts
 from wasm_sandboxer.engine.wasmtime import binding, making, thunks
 from wasm_sandboxer.engine.wasmtime.control import pollfds
-from wasm_sandboxer.engine.wasmtime.instances import SHIM_IMPORTS, Import, flags_of, flags_type
+from wasm_sandboxer.engine.wasmtime.instances import SHIM_IMPORTS, Import, flags_of
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
 from wasm_sandboxer.engine.wasmtime.scripting import Ends, attempt, engine, store
 from wasm_sandboxer.guest import Guest, Stdio
@@ -110,7 +110,7 @@ def _add_shim(script: Script, runtime: Runtime, made: _Made, guest: Guest, stdio
     script.set_words(flags, {0: binding.GLOBAL})
     value = script.room(_VALUE)  # of kind 0, which is i32
     script.set_words(value, {_NUMBER: flags_of(stdio)})
-    kind = binding.address_of(flags_type())
+    kind = binding.address_of(runtime.flags_type)
     attempt(script, ends, ends.unmade, "wasmtime_global_new", context, kind, value, flags + _ITEM)
     _export(script, context, made.trampoline, b"table", next(place))
     shim = script.room(_INSTANCE)

@@ -1,6 +1,9 @@
 """What a guest of either kind needs as calls of a script, for a process in which Python shall not run.
 
 Nobody stops such a guest but by its process, so it has no deadline.
+
+What a script points to must have been there when the mould was made, or the child has it not: all that lives as long
+as the runtime, and nothing that is made at first use.
 """
 
 import ctypes
