@@ -2,7 +2,8 @@ r"""The harness that drives the real containerd, for tests and benchmarks; the p
 
 | module | what it owns |
 |---|---|
-| `fetch` | containerd's and runc's binaries, unpacked from Debian's packages into a folder of our own |
+| `mirrors`, `packages` | where Debian's packages come from, and how they are had without installing any |
+| `fetch` | containerd's, runc's and WasmEdge's binaries out of such packages |
 | `containerd` | one running containerd with its own root, state, sockets, configuration and log |
 | `network` | the pods' network: a CNI plugin of ours |
 | `guardian` | the end of everything a containerd leaves behind, also when the tests themselves are killed |

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testing import fetch
+from testing.packages import FetchError
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -290,7 +290,7 @@ _PAUSE_CODE = {
 def _pause_program() -> bytes:
     """A whole ELF program in some 130 bytes: two headers and a loop around one system call."""
     if machine.machine() not in _PAUSE_CODE:
-        raise fetch.FetchError(f"no pause program for {machine.machine()}")
+        raise FetchError(f"no pause program for {machine.machine()}")
     number, code = _PAUSE_CODE[machine.machine()]
     base, header, program = 0x400000, 64, 56
     start = header + program

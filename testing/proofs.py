@@ -1,4 +1,6 @@
-"""Runs in the virtual machine of testing.vm: shows on real control groups of version 2 what is tested here on files.
+"""Runs in the virtual machine of testing.vm: shows what this machine cannot.
+
+On real control groups of version 2 what is tested here on files; on another processor its own machine code.
 
 Each proof is a command of the project's own, run from a control group that is like one a daemon finds itself in.
 """
@@ -33,7 +35,7 @@ SERVICE = "system.slice/wasm-sandboxer.service"  # as systemd has it with Delega
 CROWDED = "system.slice/crowded.service"  # as SERVICE, but with a group of processes in it
 PLAIN = "plain.slice/w.service"  # given no cpu controller
 
-PROOFS = (
+_CGROUPS = (
     Proof(what="the host, seen from the root of the hierarchy", command=("wasm-sandboxer", "doctor"), code=1),
     Proof(what="in a delegated group", command=("wasm-sandboxer", "doctor"), group=SERVICE, code=1),
     Proof(what="in a group without the cpu controller", command=("wasm-sandboxer", "doctor"), group=PLAIN, code=1),
@@ -83,16 +85,44 @@ PROOFS = (
     ),
 )
 
+_IN_PAIRS = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "--timeout=600")
+_PROCESSOR = (
+    Proof(what="the host", command=("wasm-sandboxer", "doctor"), code=1),
+    Proof(what="control groups, system calls, scripts in machine code", command=(*_IN_PAIRS, "tests/linux")),
+    Proof(
+        what="the engine: memories, traps, callbacks in machine code",
+        command=(*_IN_PAIRS, "tests/engine", "--ignore=tests/engine/test_thunks.py"),
+        seconds=900,
+    ),
+    Proof(
+        what="guests on threads and in processes",
+        command=(*_IN_PAIRS, "tests/core", "tests/executor", "tests/forking"),
+        seconds=900,
+    ),
+    Proof(
+        what="containers at the daemon's sockets",
+        command=(*_IN_PAIRS, *(f"tests/daemon/test_{name}.py" for name in ("task", "processes", "mixed_pods"))),
+        seconds=900,
+    ),
+    Proof(
+        what="through the real containerd",
+        command=(*_IN_PAIRS, "tests/containerd/test_processes.py", "tests/containerd/test_exec.py"),
+        seconds=900,
+    ),
+)
 
-def main(words: Sequence[str]) -> int:
-    """Run the proofs whose text has one of these words, all without any; 0 if all are as they should be."""
+PROOFS = {"cgroup-v2": _CGROUPS, "aarch64": _PROCESSOR}
+
+
+def main(name: str, words: Sequence[str]) -> int:
+    """Run the proofs of that name whose text has one of these words, all without any; 0 if all are as they should."""
     system = f"{platform.system()} {platform.release()} {platform.version()}"
     _say(f"{system}, {os.cpu_count()} processors, Python {platform.python_version()}")
     kinds = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
     _say(f"hierarchies of control groups: {', '.join(sorted(kind for kind in kinds if 'cgroup' in kind))}")
     _make_groups()
     before = _groups()
-    failed = [proof.what for proof in PROOFS if _wanted(proof, words) and not _run(proof)]
+    failed = [proof.what for proof in PROOFS[name] if _wanted(proof, words) and not _run(proof)]
     left = sorted(str(group.relative_to(ROOT)) for group in _groups() - before)
     _say(f"\ngroups left behind: {', '.join(left) or 'none'}")
     for what in failed:
@@ -149,4 +179,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

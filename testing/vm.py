@@ -1,18 +1,21 @@
 """Owns a virtual machine with a Debian kernel and control groups of version 2 alone, which this machine may lack.
 
-The machine's own file system is its root, through 9p and read-only below an overlay in memory: the checkout with its
-environment is there as it is here, and nothing that is written lasts. There is no KVM to be counted on, so qemu
-emulates, some ten times slower.
+This machine's own file system is its root, through 9p and read-only below an overlay in memory: the checkout with its
+environment is there as it is here, and nothing that is written lasts. With another processor than this machine's the
+root is a Debian for that (testing.foreign), and the checkout is all that is this machine's. There is no KVM to be
+counted on, so qemu emulates, some ten times slower.
 
     ./dev vm                 runs the proofs of testing.proofs and keeps what they print in docs/cgroup-v2.md
     ./dev vm COMMAND [ARG…]  runs a command of the environment, as `./dev vm pytest tests/linux`
+    ./dev vm --processor aarch64 [COMMAND [ARG…]]
+                             the same on that processor, with proofs of its own, kept in docs/aarch64.md
 """
 
 import argparse
 import os
+import platform
 import select
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,71 +24,76 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from testing import fetch, initramfs
+from testing import initramfs
+from testing.kernel import Kernel, kernel
+from testing.machines import MACHINES, MachineError
+from testing.packages import FetchError
+from testing.systems import system
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-REPORT = CHECKOUT / "docs" / "cgroup-v2.md"
-PROOFS = ("python", "-m", "testing.proofs")
 
 SLOWNESS = "WASM_SANDBOXER_TEST_SLOWNESS"
 """Environment variable: how many times longer than usual tests and benchmarks wait before they give up."""
 
-_SECONDS = 1200.0  # for a whole run, on a machine that others use too
+_SECONDS = 2400.0  # for a whole run, on a machine that others use too
 _END = "vm: ended with "
-_PACKAGE = "qemu-system-x86"
 
-# Runs as process 1 in the initramfs. Its first serial port is the kernel's console, the second the command's output.
+# Runs as process 1 in the initramfs.
 _INIT = """\
 #!/bin/busybox sh
 bb=/bin/busybox
 $bb mount -t devtmpfs devtmpfs /dev
 for module in {modules}; do $bb insmod "/$module" || echo "cannot load $module"; done
 $bb mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose,ro root /host &&
-    $bb mount -t tmpfs memory /over && $bb mkdir /over/upper /over/work &&
-    $bb mount -t overlay -o lowerdir=/host,upperdir=/over/upper,workdir=/over/work overlay /root ||
+    $bb mount -t tmpfs memory /over && $bb mkdir /over/upper /over/work /over/checkout /over/checkout-work &&
+    $bb mount -t overlay -o lowerdir=/host{root},upperdir=/over/upper,workdir=/over/work overlay /root ||
     $bb poweroff -f
+for folder in dev proc sys; do $bb mkdir -p "/root/$folder"; done
 $bb mount -t proc proc /root/proc
 $bb mount -t sysfs sysfs /root/sys
 $bb mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 $bb mount --move /dev /root/dev
 $bb mkdir -p /root/dev/pts /root/dev/shm && $bb mount -t devpts devpts /root/dev/pts
-$bb mkdir -p /over/checkout && $bb mount --bind {checkout_inside} /over/checkout
-for folder in dev/shm run tmp var/lib var/log; do $bb mount -t tmpfs memory "/root/$folder"; done
-$bb mkdir -p {checkout_inside} && $bb mount --bind /over/checkout {checkout_inside}
+for folder in dev/shm run tmp var/lib var/log; do
+    $bb mkdir -p "/root/$folder" && $bb mount -t tmpfs memory "/root/$folder"
+done
+$bb mkdir -p /root{checkout}
+$bb mount -t overlay -o lowerdir=/host{checkout},upperdir=/over/checkout,workdir=/over/checkout-work overlay \\
+    /root{checkout}
 $bb ip link set lo up
 $bb hostname vm
 {{
-    $bb chroot /root /usr/bin/env -i {environment} /bin/sh -c {command} </root/dev/null 2>&1
+    $bb chroot /root /usr/bin/env -i {variables} /bin/sh -c {command} </root/dev/null 2>&1
     echo "{end}$?"
-}} | $bb cat >/root/dev/ttyS1 # which is a terminal, and nobody sits at it
+}} | $bb cat >/root/dev/{port} # which is a terminal, and nobody sits at it
 $bb poweroff -f
 """
 
 
-class MachineError(RuntimeError):
-    """The machine does not start or does not come to its end; the message ends with its console's."""
-
-
-def run(command: Sequence[str], told: Callable[[str], object], *, seconds: float = _SECONDS) -> int:
+def run(
+    command: Sequence[str], told: Callable[[str], object], *, seconds: float = _SECONDS, processor: str = ""
+) -> int:
     """The command's exit code; `told` gets each line that it prints in the machine, as it comes.
 
-    Raises MachineError, and FetchError if the kernel cannot be had.
+    The processor is this machine's, unless it is named. Raises MachineError, and FetchError if the kernel or a
+    system for the processor cannot be had.
     """
-    _require_qemu()
-    kernel = fetch.kernel()
+    processor = processor or platform.machine()
+    machine = MACHINES[processor]
+    machine.require()
+    booted = kernel(processor)
     with tempfile.TemporaryDirectory(prefix="wsv-") as name:
-        folder = Path(name)
-        archive, console = folder / "initramfs", folder / "console"
-        _write_initramfs(archive, kernel, command)
-        machine = subprocess.Popen(_qemu(kernel.image, archive, console), stdout=subprocess.PIPE)
+        archive, console = Path(name, "initramfs"), Path(name, "console")
+        _write_initramfs(archive, booted, processor, command)
+        running = subprocess.Popen(machine.command(booted.image, archive, console), stdout=subprocess.PIPE)
         try:
-            for line in _lines(machine, console, time.monotonic() + seconds):
+            for line in _lines(running, console, time.monotonic() + seconds):
                 if line.startswith(_END):
                     return int(line.removeprefix(_END))
                 told(line)
         finally:
-            machine.kill()
-            machine.wait()
+            running.kill()
+            running.wait()
     raise AssertionError  # lines end with the one above, or with an error
 
 
@@ -106,45 +114,25 @@ def _tail(console: Path) -> str:
     return console.read_text(errors="replace")[-4000:] if console.exists() else "(it has said nothing)"
 
 
-def _qemu(image: Path, archive: Path, console: Path) -> list[str]:
-    """The machine: two processors, and two serial ports."""
-    root = "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap"
-    return [
-        "qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "3072",
-        "-accel", "tcg,thread=multi", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-kernel", str(image), "-initrd", str(archive), "-append", "console=ttyS0 panic=-1 random.trust_cpu=on",
-        "-virtfs", root, "-serial", f"file:{console}", "-serial", "stdio",
-    ]  # fmt: skip
-
-
-def _write_initramfs(archive: Path, kernel: fetch.Kernel, command: Sequence[str]) -> None:
-    scripts = Path(sys.executable).parent
-    environment = {
-        "PATH": f"{scripts}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+def _write_initramfs(archive: Path, booted: Kernel, processor: str, command: Sequence[str]) -> None:
+    ground = system(processor)
+    variables = {
+        "PATH": f"{ground.programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root", "LC_ALL": "C.UTF-8", "TERM": "dumb", "WASM_SANDBOXER_ROOT": "/run/store", SLOWNESS: "10",
+        **ground.variables,
     }  # fmt: skip
     init = _INIT.format(
-        modules=" ".join(module.name for module in kernel.modules),
-        checkout_inside=shlex.quote(f"/root{CHECKOUT}"),
-        environment=" ".join(shlex.quote(f"{name}={value}") for name, value in environment.items()),
+        modules=" ".join(module.name for module in booted.modules),
+        root=shlex.quote(str(ground.root)),
+        checkout=shlex.quote(str(CHECKOUT)),
+        variables=" ".join(shlex.quote(f"{name}={value}") for name, value in variables.items()),
         command=shlex.quote(f"cd {shlex.quote(str(CHECKOUT))} && {shlex.join(command)}"),
+        port=MACHINES[processor].port,
         end=_END,
     )
-    files = {"init": init.encode(), "bin/busybox": fetch.busybox().read_bytes()}
-    files |= {module.name: module.read_bytes() for module in kernel.modules}
+    files = {"init": init.encode(), "bin/busybox": ground.busybox.read_bytes()}
+    files |= {module.name: module.read_bytes() for module in booted.modules}
     initramfs.write(archive, files, ("bin", "dev", "host", "over", "root"))
-
-
-def _require_qemu() -> None:
-    if shutil.which("qemu-system-x86_64") is not None:
-        return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise MachineError(f"no qemu-system-x86_64 here; as root: apt-get install {_PACKAGE}")
-    sys.stderr.write(f"vm: installing {_PACKAGE}\n")
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", _PACKAGE]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise MachineError(f"{' '.join(install)}: {done.stderr.strip()}")
 
 
 def _main() -> int:
@@ -152,8 +140,11 @@ def _main() -> int:
         prog="./dev vm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="time limit for all (default: %(default)g)")
+    parser.add_argument("--processor", choices=MACHINES, default=platform.machine(), help="(default: this machine's)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run (default: the proofs)")
     options = parser.parse_args()
+    own = options.processor == platform.machine()
+    name = "cgroup-v2" if own else options.processor
     kept: list[str] = []
 
     def told(line: str) -> None:
@@ -162,21 +153,34 @@ def _main() -> int:
         sys.stdout.flush()
 
     try:
-        code = run(options.command or PROOFS, told, seconds=options.seconds)
-    except (MachineError, fetch.FetchError) as error:
+        command = options.command or ("python", "-m", "testing.proofs", name)
+        code = run(command, told, seconds=options.seconds, processor=options.processor)
+    except (MachineError, FetchError) as error:
         sys.stderr.write(f"vm: {error}\n")
         return 1
     if not options.command and code == 0:
-        REPORT.write_text(_REPORT.format(date=datetime.now(UTC).date(), output="\n".join(kept)))
-        sys.stdout.write(f"kept in {REPORT.relative_to(CHECKOUT)}\n")
+        report = CHECKOUT / "docs" / f"{name}.md"
+        printed = "\n".join(kept)
+        about = _CGROUPS if own else _PROCESSOR.format(processor=options.processor)
+        report.write_text(f"{about}{_OUTPUT.format(date=datetime.now(UTC).date(), output=printed)}")
+        sys.stdout.write(f"kept in {report.relative_to(CHECKOUT)}\n")
     return code
 
 
-_REPORT = """\
+_CGROUPS = """\
 # Control groups of version 2
 
-What `./dev vm` printed on {date}: it boots Debian's kernel under qemu (software emulation, two processors) with a
-hierarchy of version 2 alone, and runs the proofs (testing/proofs.py) in it.
+`./dev vm` boots Debian's kernel under qemu (software emulation, two processors) with a hierarchy of version 2 alone,
+and runs the proofs (testing/proofs.py) in it.
+"""
+_PROCESSOR = """\
+# On {processor}
+
+`./dev vm --processor {processor}` boots Debian's kernel for that processor under qemu (software emulation, two
+processors) over a Debian for it, and runs tests (testing/proofs.py) in it. Emulation knows no races of its memory's.
+"""
+_OUTPUT = """
+What it printed on {date}:
 
 ```text
 {output}

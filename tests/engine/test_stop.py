@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cli import PATIENCE
 from tests.support.guests import Guests, content, in_loop, until
 from tests.support.modules import wasi
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.guest import Reason, Stdio
 from wasm_sandboxer.lifecycle import State
 
-AT_ONCE = 1.0  # seconds; a benchmark holds what a stop really takes
+AT_ONCE = PATIENCE / 30  # a benchmark holds what a stop really takes
 DOING = {
     "spinning": ("spin",),
     "sleeping": ("sleep", "forever"),

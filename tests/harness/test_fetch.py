@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from testing import fetch
+from testing import fetch, mirrors, packages
+from testing.mirrors import Mirror
 
 pytestmark = pytest.mark.xdist_group("containerd")
 
@@ -18,9 +19,9 @@ def no_override(monkeypatch):
 @pytest.fixture
 def mirror(tmp_path, monkeypatch, no_override):
     """A mirror in a folder, with what is to be its containerd in each suite; and a cache of its own."""
-    monkeypatch.setattr(fetch, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(packages, "CACHE", tmp_path / "cache")
     archive = tmp_path / "mirror"
-    monkeypatch.setattr(fetch, "debian_mirrors", lambda: [fetch.Mirror(uris=f"file:{archive}", trusted="yes")])
+    monkeypatch.setattr(packages, "debian_mirrors", lambda: [Mirror(uris=f"file:{archive}", trusted="yes")])
 
     def publish(suite, version):
         package = tmp_path / f"package-{suite}"
@@ -58,7 +59,7 @@ def test_a_fetched_containerd_is_new_enough_and_complete(no_override):
 def test_what_has_been_fetched_is_not_fetched_again(mirror, monkeypatch):
     mirror("testing", "2.1.5")
     assert fetch.containerd().version == (2, 1, 5)
-    monkeypatch.setattr(fetch, "_run", lambda *_: pytest.fail("it runs something"))
+    monkeypatch.setattr(packages, "run", lambda *_: pytest.fail("it runs something"))
     assert fetch.containerd().version == (2, 1, 5)
 
 
@@ -82,14 +83,14 @@ def test_a_suite_with_too_old_a_containerd_is_passed_over(mirror):
 
 def test_it_says_what_is_wrong_with_every_suite(mirror):
     mirror("testing", "1.7.24")
-    with pytest.raises(fetch.FetchError, match=r"(?s)1\.7\.24 is too old.*unstable at file:.*" + fetch.OVERRIDE):
+    with pytest.raises(packages.FetchError, match=r"(?s)1\.7\.24 is too old.*unstable at file:.*" + fetch.OVERRIDE):
         fetch.containerd()
 
 
 def test_a_machine_without_apt_is_told_the_way_out(tmp_path, monkeypatch, no_override):
-    monkeypatch.setattr(fetch, "CACHE", tmp_path)
+    monkeypatch.setattr(packages, "CACHE", tmp_path)
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(fetch.FetchError, match=f"no apt-get.*{fetch.OVERRIDE}"):
+    with pytest.raises(packages.FetchError, match=f"no apt-get.*{fetch.OVERRIDE}"):
         fetch.containerd()
 
 
@@ -101,8 +102,8 @@ def test_a_folder_of_binaries_can_be_named_instead(tmp_path, monkeypatch):
 
 
 def test_mirrors_are_read_from_both_forms_of_sources(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "_codename", lambda: "trixie")
-    monkeypatch.setattr(fetch, "_default_keyring", lambda: "/keyring")
+    monkeypatch.setattr(mirrors, "codename", lambda: "trixie")
+    monkeypatch.setattr(mirrors, "_default_keyring", lambda: "/keyring")
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list").write_text(
         textwrap.dedent(
@@ -148,11 +149,11 @@ def test_mirrors_are_read_from_both_forms_of_sources(tmp_path, monkeypatch):
             """
         )
     )
-    assert fetch.debian_mirrors(tmp_path) == [
-        fetch.Mirror(uris="http://stanza.example/debian", signed_by="/usr/share/keyrings/debian-archive-keyring.gpg"),
-        fetch.Mirror(uris="http://one-line.example/debian", signed_by="/keyring"),
-        fetch.Mirror(uris="https://other.example/apt", signed_by="/by-line"),
-        fetch.Mirror(
+    assert mirrors.debian_mirrors(tmp_path) == [
+        Mirror(uris="http://stanza.example/debian", signed_by="/usr/share/keyrings/debian-archive-keyring.gpg"),
+        Mirror(uris="http://one-line.example/debian", signed_by="/keyring"),
+        Mirror(uris="https://other.example/apt", signed_by="/by-line"),
+        Mirror(
             uris="http://inline.example/elsewhere",
             signed_by="\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc",
         ),
