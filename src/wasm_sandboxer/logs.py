@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -14,7 +15,7 @@ def configure(level: LogLevel, form: LogFormat) -> None:
     logging._srcfile = None  # noqa: SLF001  # which stands there
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
+    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text(timed=not _is_journals(sys.stderr.fileno())))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
@@ -27,12 +28,27 @@ def set_level(level: LogLevel) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _is_journals(fd: int) -> bool:
+    """Whether it leads to the journal, which notes the time itself; systemd.exec(5), $JOURNAL_STREAM."""
+    found = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
 class _Text(logging.Formatter):
+    def __init__(self, *, timed: bool) -> None:
+        super().__init__()
+        self._timed = timed
+
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
         about = "".join(f" {name}={value}" for name, value in fields.items() if name not in ("rpc", "outcome"))
-        line = _one_line(f"{record.levelname.lower():7} {record.getMessage()}{about}")
+        line = _one_line(f"{self._time(record)}{record.levelname.lower():7} {record.getMessage()}{about}")
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+    def _time(self, record: logging.LogRecord) -> str:
+        if not self._timed:
+            return ""
+        return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03}Z "
 
 
 def _one_line(text: str) -> str:

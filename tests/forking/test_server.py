@@ -35,8 +35,15 @@ def until(condition: Callable[[], bool]) -> None:
 
 def spare(forks: ForkServer) -> int:
     """The one child of a server that has nothing to do."""
-    until(lambda: len(children(forks.pid)) == 1)
-    return children(forks.pid)[0]
+    found: list[int] = []
+
+    def stays() -> bool:  # unlike one that has just answered
+        nonlocal found
+        before, found = found, children(forks.pid)
+        return len(found) == 1 and found == before
+
+    until(stays)
+    return found[0]
 
 
 def begun(line: Line) -> tuple[int, int]:

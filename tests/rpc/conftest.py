@@ -111,12 +111,18 @@ def serve(folder: Path) -> Serve:
 
     @contextlib.asynccontextmanager
     async def served(
-        handlers: dict[str, Any] | None = None, response: type[Message] = StringValue, **options: Any
+        handlers: dict[str, Any] | None = None,
+        response: type[Message] = StringValue,
+        *,
+        waiting: tuple[str, ...] = (),
+        **options: Any,
     ) -> AsyncIterator[Served]:
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(folder / "s"))
         handlers = {"echo": lambda request, _: request, **(handlers or {})}
-        methods = {name: Method(StringValue, response, handler) for name, handler in handlers.items()}
+        methods = {
+            name: Method(StringValue, response, handler, waits=name in waiting) for name, handler in handlers.items()
+        }
         server = TtrpcServer({SERVICE: methods}, **options)
         await server.start(listening)
         result = Served(server, str(folder / "s"))

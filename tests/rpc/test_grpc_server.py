@@ -316,6 +316,19 @@ def test_stopping_lets_calls_end_refuses_new_ones_and_cancels_what_is_left(serve
     asyncio.run(main())
 
 
+def test_stopping_does_not_wait_for_calls_that_only_wait(serve):
+    async def main():
+        forever, _, begun, _ = waiter()
+        async with serve({"forever": forever}, waits=True) as served:
+            call = served.begin(served.channel(), "forever")
+            await begun.wait()
+            async with asyncio.timeout(10):
+                await served.server.stop(1000)
+            assert (await failure(call))[0] == StatusCode.UNAVAILABLE
+
+    asyncio.run(main())
+
+
 def test_a_path_that_cannot_be_bound_is_an_error(folder):
     async def main():
         server = GrpcServer({}, observe=lambda *_: None, translate=lambda _: None)

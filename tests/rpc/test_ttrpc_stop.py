@@ -35,6 +35,27 @@ def test_running_calls_end_within_the_grace_period(serve):
     asyncio.run(main())
 
 
+def test_those_that_only_wait_are_cancelled_at_once(serve):
+    async def main():
+        gate, wait = gated()
+        _, forever = gated()
+        async with serve({"wait": wait, "forever": forever}, waiting=("forever",)) as served:
+            client = await served.client()
+            first, second = (asyncio.ensure_future(served.call(client, name)) for name in ("wait", "forever"))
+            await asyncio.sleep(0.01)
+            stop = asyncio.ensure_future(served.server.stop(grace=1000))
+            await asyncio.sleep(0.01)
+            assert not second.done()  # as long as others are at work
+            gate.set()
+            async with asyncio.timeout(10):
+                await stop
+            assert await first == ""
+            with pytest.raises(RpcError, match="UNAVAILABLE: the server is stopping"):
+                await second
+
+    asyncio.run(main())
+
+
 def test_calls_are_cancelled_when_the_grace_period_is_over(serve):
     async def main():
         cancelled = []

@@ -351,7 +351,8 @@ class Task:
             self._give_back()
         self.tools.observer.ended(self._kind(process), end.reason)
         process.exited.set_result(end)
-        _log.info(
+        _log.log(
+            logging.INFO if process is self.init or end.reason is not Reason.EXITED else logging.DEBUG,
             "container %s%s ended: %s with code %d%s",
             self.id,
             f" exec {process.id}" if process is not self.init else "",

@@ -10,7 +10,8 @@ from wasm_sandboxer.rpc.transport.call import Method
 from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 _NAMESPACE_KEYS = ("containerd-namespace-ttrpc", "containerd-namespace")
-# Asked often, or told by nobody: of interest only to who debugs.
+# Asked often, or told by nobody: of interest only to who debugs. So are execs, which are probes as a rule; and that
+# such a call was cut off by the daemon's own end.
 _QUIET = frozenset({"State", "Status", "Platform", "Pids", "Connect", "Stats", "Metrics", "Wait", "List"})
 # Part of the ordinary course of a container's end.
 _EXPECTED = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED, StatusCode.FAILED_PRECONDITION})
@@ -48,20 +49,33 @@ def to_the_end(handler: _Handler) -> _Handler:
     return handler
 
 
+def only_waits(handler: _Handler) -> _Handler:
+    """Have a server that stops not wait for a handler that does nothing else."""
+    vars(handler)["only_waits"] = True
+    return handler
+
+
 def method_of(rpc: Rpc, handler: Callable[..., Any], *, any_thread: bool = False) -> Method:
     """A handler as the method that a transport serves."""
-    to_the_end = getattr(handler, "to_the_end", False)
-    return Method(rpc.request, rpc.response, handler, any_thread=any_thread, to_the_end=to_the_end)
+    return Method(
+        rpc.request,
+        rpc.response,
+        handler,
+        any_thread=any_thread,
+        to_the_end=getattr(handler, "to_the_end", False),
+        waits=getattr(handler, "only_waits", False),
+    )
 
 
 def log_call(context: Context, error: RpcError | None, seconds: float) -> None:
     """One line for each call: what, on whom, how it ended, how long it took."""
-    level = logging.DEBUG if context.method in _QUIET else logging.INFO
-    if error is not None and error.code not in _EXPECTED:
+    request = context.request
+    quiet = context.method in _QUIET or bool(getattr(request, "exec_id", ""))
+    level = logging.DEBUG if quiet else logging.INFO
+    if error is not None and error.code not in _EXPECTED and not (quiet and error.code is StatusCode.UNAVAILABLE):
         level = logging.WARNING
     if not _log.isEnabledFor(level):
         return
-    request = context.request
     fields = {
         "rpc": context.method,
         "namespace": next((context.metadata[key] for key in _NAMESPACE_KEYS if key in context.metadata), ""),

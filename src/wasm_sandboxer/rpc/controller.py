@@ -10,7 +10,7 @@ from wasm_sandboxer.api import types_pb2
 from wasm_sandboxer.core.sandbox import Sandbox, SandboxView
 from wasm_sandboxer.core.sandboxer import Sandboxer
 from wasm_sandboxer.core.usage import sandbox_usage
-from wasm_sandboxer.rpc.call import Context, namespace_of, to_the_end
+from wasm_sandboxer.rpc.call import Context, namespace_of, only_waits, to_the_end
 from wasm_sandboxer.rpc.convert import platform_message, sandbox_record, timestamp, updated_resources
 from wasm_sandboxer.rpc.metrics import metrics_message
 
@@ -71,6 +71,7 @@ class Controller:
             )
         return response
 
+    @only_waits
     async def Wait(self, request: pb.ControllerWaitRequest, context: Context) -> pb.ControllerWaitResponse:
         """Return when the sandbox was stopped."""
         sandbox = self._sandbox(request, context)

@@ -83,7 +83,7 @@ class GrpcServer:
         self._thread.start()
 
     async def stop(self, grace: float) -> None:
-        """Accept nothing more, let calls end for `grace` seconds, then cancel them and close.
+        """Accept nothing more, let calls that do more than wait end for `grace` seconds, cancel the rest and close.
 
         Returns within `grace` and two seconds, or within three times `grace` if that is less. Once only.
         """
@@ -92,7 +92,7 @@ class GrpcServer:
         last = min(_LAST, grace)
         self.stopping = True
         self._core.shutdown(self._queue, self._shut_down)
-        await self._settle(grace)
+        await self._settle(grace, waiting=False)
         self._in_loop.cancel(RpcError(StatusCode.UNAVAILABLE, "the server is stopping"))
         await self._settle(last)
         self._core.cancel_all_calls()
@@ -102,9 +102,9 @@ class GrpcServer:
             await asyncio.to_thread(self._thread.join, last)
             self._core.destroy()
 
-    async def _settle(self, seconds: float) -> None:
-        """Wait until no handler runs."""
-        if tasks := self._in_loop.tasks():
+    async def _settle(self, seconds: float, *, waiting: bool = True) -> None:
+        """Wait until no handler runs; not `waiting`, but for those that only wait."""
+        if tasks := self._in_loop.tasks(waiting=waiting):
             await asyncio.wait(tasks, timeout=seconds)
 
     # ---- answers, from the dispatchers ----

@@ -58,6 +58,8 @@ class Method:
     """The handler is a plain function that only reads what any thread may read."""
     to_the_end: bool = False
     """The handler is not cancelled when its client has gone or its time is up: what it began shall be whole."""
+    waits: bool = False
+    """The handler only waits, perhaps for what never comes: a server that stops does not wait for it."""
 
 
 Services: TypeAlias = Mapping[str, Mapping[str, Method]]

@@ -45,7 +45,7 @@ class Answers(Protocol):
 class _Running(Call):
     """A call with what the dispatcher keeps of it."""
 
-    __slots__ = ("answered", "started", "stream", "task", "timer", "to_the_end")
+    __slots__ = ("answered", "started", "stream", "task", "timer", "to_the_end", "waits")
 
     def __init__(self, stream: int, started: float, service: str, method: str, metadata: Mapping[str, str]) -> None:
         super().__init__(service, method, metadata)
@@ -53,6 +53,7 @@ class _Running(Call):
         self.started = started
         self.answered = False
         self.to_the_end = False
+        self.waits = False
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -72,9 +73,9 @@ class Dispatcher:
         """Whether a handler is at work for this stream."""
         return stream in self._running
 
-    def tasks(self) -> "list[asyncio.Task[None]]":
-        """The handlers at work."""
-        return [call.task for call in self._running.values() if call.task]
+    def tasks(self, *, waiting: bool = True) -> "list[asyncio.Task[None]]":
+        """The handlers at work; not `waiting`, but for those that only wait."""
+        return [call.task for call in self._running.values() if call.task and (waiting or not call.waits)]
 
     def cancel(self, error: RpcError) -> None:
         """End every call in progress with this error."""
@@ -130,6 +131,7 @@ class Dispatcher:
     def _start(self, call: _Running, method: Method, payload: bytes, timeout: float | None) -> None:
         """Run the handler. What it cannot answer at once goes on as a task."""
         call.to_the_end = method.to_the_end
+        call.waits = method.waits
         if timeout is not None:
             call.timeout = timeout
             call.deadline = call.started + timeout

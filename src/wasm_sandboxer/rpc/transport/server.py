@@ -61,7 +61,7 @@ class Server:
         )
 
     async def stop(self, grace: float) -> None:
-        """Accept nothing more, let calls end for `grace` seconds, then cancel them and close.
+        """Accept nothing more, let calls that do more than wait end for `grace` seconds, cancel the rest and close.
 
         New calls are answered with UNAVAILABLE meanwhile. Returns within `grace` and two seconds, or within three
         times `grace` if that is less.
@@ -72,15 +72,15 @@ class Server:
             self._listener.close()
         for connection in self.connections:
             connection.say_goodbye()
-        await self._settle(grace)
+        await self._settle(grace, waiting=False)
         for connection in self.connections:
             connection.calls.cancel(RpcError(StatusCode.UNAVAILABLE, "the server is stopping"))
         await self._settle(last)
         await self._close(last)
 
-    async def _settle(self, seconds: float) -> None:
-        """Wait until no handler runs."""
-        tasks = [task for connection in self.connections for task in connection.calls.tasks()]
+    async def _settle(self, seconds: float, *, waiting: bool = True) -> None:
+        """Wait until no handler runs; not `waiting`, but for those that only wait."""
+        tasks = [task for connection in self.connections for task in connection.calls.tasks(waiting=waiting)]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
