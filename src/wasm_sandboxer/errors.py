@@ -37,6 +37,10 @@ class ResourceExhausted(WasmSandboxerError):
     """A bound would be passed: memory, time, size, number."""
 
 
+class OutOfMemory(ResourceExhausted):
+    """There is no room for the memory that a guest needs to begin."""
+
+
 class Unavailable(WasmSandboxerError):
     """Something this depends on is not there now: a helper, a socket, a binary; trying again may help."""
 

@@ -1,10 +1,12 @@
 """A pod's memory limit over guests on threads and guests in processes together, at the daemon's sockets."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from google.protobuf.any_pb2 import Any
 
 from tests.support.bundles import Bundle
 from tests.support.modules import binary
@@ -93,3 +95,20 @@ def test_one_that_cannot_start_in_what_is_left_is_told_the_limit(
     with pytest.raises(RpcError, match=r"its pod's limit is 64 MiB, of which 40\.\d MiB are in use"):
         ttrpc.Start(id=f"{pod}-large")
     ttrpc.Delete(id=f"{pod}-large")
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_an_exec_that_finds_no_room_ends_as_one_that_memory_has_ended(
+    hog: Callable[..., tuple[str, Bundle]], ttrpc: Client, isolation: str
+) -> None:
+    """Else a probe would have no result, and nobody would restart what cannot answer one."""
+    name, made = hog(isolation, "40", "8", "hold")
+    made.read(until=b"40 MiB")
+    (made.root / "large.wasm").write_bytes(binary(LARGE))
+    spec = Any(type_url=typeurl.PROCESS, value=json.dumps({"args": ["/large.wasm"], "cwd": "/"}).encode())
+    ttrpc.Exec(id=name, exec_id="probe", spec=spec, **made.streams("probe-"))
+    ttrpc.Start(id=name, exec_id="probe")
+    assert ttrpc.Wait(id=name, exec_id="probe").exit_status == 137
+    assert b"large.wasm: its instance could not be made: it needs 32 MiB of memory" in made.read("probe-stderr")
+    ttrpc.Delete(id=name, exec_id="probe")
+    assert ttrpc.State(id=name).status == 2

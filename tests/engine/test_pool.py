@@ -9,7 +9,7 @@ from tests.support.guests import Guests, in_loop, until
 from tests.support.modules import binary
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.errors import ModuleError
+from wasm_sandboxer.errors import OutOfMemory
 from wasm_sandboxer.executor.thread import ThreadExecutor
 from wasm_sandboxer.guest import Guest, Limits, Reason, Stdio
 
@@ -117,7 +117,7 @@ def test_a_guest_without_room_to_start_names_the_limit(guests: Guests, grower: P
         first = start(guests, grower, MemoryPool("its", None, node), "hold", 0)
         await first.start()
         second = start(guests, grower, MemoryPool("its", None, node), "hold", 0)
-        with pytest.raises(ModuleError) as refused:
+        with pytest.raises(OutOfMemory) as refused:
             await second.start()
         assert str(refused.value) == (
             "its instance could not be made: it needs 64 KiB of memory, and the node's limit is 64 KiB, "

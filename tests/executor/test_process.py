@@ -20,7 +20,7 @@ from tests.support.processes import Processes, Shell, descriptors, fork_server
 from tests.support.wat import STUCK_START
 from wasm_sandboxer.core.container import Container
 from wasm_sandboxer.engine.wasmtime.engine import WasmtimeEngine
-from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unavailable, WasmSandboxerError
+from wasm_sandboxer.errors import InvalidArgument, OutOfMemory, Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import words
 from wasm_sandboxer.executor.confinement import Confinement
 from wasm_sandboxer.executor.process import ProcessExecutor
@@ -212,7 +212,7 @@ def test_a_trap_is_told_as_on_a_thread(processes: Processes, guests: Guests) -> 
 
 
 def test_what_cannot_begin_raises_the_engines_own_error(processes: Processes) -> None:
-    with pytest.raises(ModuleError, match="its instance could not be made"):
+    with pytest.raises(OutOfMemory, match="its instance could not be made"):
         processes.run("hello", limits=Limits(memory=1 << 16))
 
 

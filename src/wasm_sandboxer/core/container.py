@@ -13,9 +13,9 @@ from pathlib import Path
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Program, is_external
-from wasm_sandboxer.errors import FailedPrecondition
+from wasm_sandboxer.errors import FailedPrecondition, OutOfMemory
 from wasm_sandboxer.executor.protocol import Execution, Executor
-from wasm_sandboxer.guest import Exit, Guest, Reason, Stdio
+from wasm_sandboxer.guest import OOM_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.lifecycle import Action, State, action_of, exit_code_of
 from wasm_sandboxer.linux.cgroup.protocol import Place
 from wasm_sandboxer.units import format_size
@@ -86,7 +86,7 @@ class Container:
                 )
                 await self._execution.begin()
             except Exception as error:
-                self._set_stopped(Exit(code=128, reason=Reason.FAILED, message=str(error)))
+                self._set_stopped(_end_of(error))
                 raise
             except asyncio.CancelledError:
                 self._set_running()
@@ -186,3 +186,10 @@ class Container:
         self.state = State.STOPPED
         if not self.exit.done():
             self.exit.set_result(end)
+
+
+def _end_of(error: Exception) -> Exit:
+    """How a guest ended that could not begin."""
+    if isinstance(error, OutOfMemory):
+        return Exit(code=OOM_EXIT_CODE, reason=Reason.OUT_OF_MEMORY, message=str(error))
+    return Exit(code=128, reason=Reason.FAILED, message=str(error))

@@ -29,7 +29,7 @@ from wasm_sandboxer.core.identifiers import identifier
 from wasm_sandboxer.core.observer import CONTAINER, EXEC
 from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.engine.pool import MemoryPool
-from wasm_sandboxer.errors import AlreadyExists, NotFound, ResourceExhausted, WasmSandboxerError
+from wasm_sandboxer.errors import AlreadyExists, NotFound, OutOfMemory, ResourceExhausted, WasmSandboxerError
 from wasm_sandboxer.guest import Exit, Guest, Reason
 from wasm_sandboxer.lifecycle import State
 from wasm_sandboxer.linux import files
@@ -71,6 +71,7 @@ class TaskProcess:
         self.streams = streams
         self.undo = undo or ExitStack()
         self.begun = False  # from the moment it is told to start
+        self.refused = False  # whoever started it was told that it cannot, and deletes it next
         self.started_at = 0.0
         self.exited_at = 0.0
         # Set when the exit may be told: for the init process that is after its execs have ended.
@@ -150,7 +151,14 @@ class Task:
         observer, kind, asked = self.tools.observer, self._kind(process), time.perf_counter()
         try:
             await process.run.start()
+        except OutOfMemory:
+            # A probe that cannot be started has no result, and a program that memory ends has one.
+            if not exec_id:
+                process.refused = True
+                observer.start_failed(kind)
+                raise
         except BaseException:
+            process.refused = True
             observer.start_failed(kind)
             raise
         finally:
@@ -320,7 +328,7 @@ class Task:
         process.exited_at = time.time()
         process.streams.guest_ended()
         others = [] if process is not self.init else [each for each in self.execs.values() if not each.exited.done()]
-        stopped = process.run.exit.result().reason is Reason.STOPPED
+        stopped = process.refused or process.run.exit.result().reason is Reason.STOPPED
         if not others and (stopped or not process.streams.unread()):
             self._tell(process)
             return

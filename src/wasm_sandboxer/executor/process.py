@@ -20,7 +20,7 @@ from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import FIRST_DESCRIPTOR, Program, is_external, is_portable
 from wasm_sandboxer.engine.shared_pool import Claim
 from wasm_sandboxer.engine.wasmtime.memories import too_much
-from wasm_sandboxer.errors import ModuleError, Unavailable, WasmSandboxerError
+from wasm_sandboxer.errors import OutOfMemory, Unavailable, WasmSandboxerError
 from wasm_sandboxer.executor import words
 from wasm_sandboxer.executor.assignment import PROCESS, Assignment
 from wasm_sandboxer.executor.confinement import Confinement
@@ -341,6 +341,8 @@ class ProcessExecution:
         self._hang_up()
         end = self._exit()
         if isinstance(self._told, WasmSandboxerError) and not self._stopped:
+            if isinstance(self._told, OutOfMemory):
+                self._report(str(self._told))
             self._fail(self._told)
             return
         if is_external(self._program) and end.message:
@@ -405,7 +407,7 @@ class ProcessExecution:
         pool: MemoryPool | None = self._pool
         while pool is not None and (pool.limit is None or pool.used + told.size <= pool.limit):
             pool = pool.parent
-        return ModuleError(f"its instance could not be made: {too_much(told.size, pool or self._pool)}")
+        return OutOfMemory(f"its instance could not be made: {too_much(told.size, pool or self._pool)}")
 
     def _explain(self, answers: socket.socket, message: str) -> None:
         """Send the words that the child waits for, or let it hear that there are none."""

@@ -14,7 +14,7 @@ from typing import Any
 from wasm_sandboxer import errors
 from wasm_sandboxer.engine.wasmtime import traps
 from wasm_sandboxer.engine.wasmtime.binding import EngineError
-from wasm_sandboxer.errors import InvalidArgument, ModuleError, WasmSandboxerError
+from wasm_sandboxer.errors import InvalidArgument, ModuleError, OutOfMemory, WasmSandboxerError
 from wasm_sandboxer.guest import Exit, Reason
 
 MOST_TEXT = 32 << 10  # characters of a message
@@ -28,7 +28,7 @@ WORD_SIZES = (4, 8, 8)
 WORD_SIZE = _WORD.size
 
 
-class Refused(ModuleError):
+class Refused(OutOfMemory):
     """The guest's pools have no room for so many bytes that it needs at the start."""
 
     def __init__(self, size: int) -> None:

@@ -22,6 +22,7 @@ from wasm_sandboxer.engine.wasmtime import binding, component_values, results, t
 from wasm_sandboxer.engine.wasmtime.binding import EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.holding import held as store_of
+from wasm_sandboxer.engine.wasmtime.holding import not_made
 from wasm_sandboxer.engine.wasmtime.limits import check_memory
 from wasm_sandboxer.engine.wasmtime.missing import hint
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime, store_context
@@ -142,7 +143,7 @@ class ComponentProgram:
                 end = self._call(store, instance, guest, stdio, within)
             except EngineError as error:
                 if instance is None and error.exit_status is None and not control.stopped:
-                    raise ModuleError(f"its instance could not be made: {error.first_line}") from None
+                    raise not_made(error, control) from None
                 end = traps.exit_of(error, control)
             return dataclasses.replace(end, peak_memory=control.memory())
 

@@ -7,11 +7,12 @@ import wasmtime
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.wasm import Spaces
+from wasm_sandboxer.engine.wasmtime.binding import EngineError
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.limits import bound, table_memory
 from wasm_sandboxer.engine.wasmtime.memories import MappedImage, too_much
 from wasm_sandboxer.engine.wasmtime.runtime import Runtime
-from wasm_sandboxer.errors import ModuleError, ResourceExhausted
+from wasm_sandboxer.errors import ModuleError, OutOfMemory, ResourceExhausted, WasmSandboxerError
 from wasm_sandboxer.guest import Guest
 
 
@@ -19,14 +20,14 @@ from wasm_sandboxer.guest import Guest
 def held(
     runtime: Runtime, spaces: Spaces, guest: Guest, control: CellControl, image: MappedImage | None = None
 ) -> Iterator[wasmtime.Store]:
-    """A store for the guest, on its thread, until it has ended; raises ModuleError if its pools have no room.
+    """A store for the guest, on its thread, until it has ended; raises OutOfMemory if its pools have no room.
 
     `image` is what the guest's memory holds at the start.
     """
     tables = table_memory(spaces, guest.limits)
     pool = control.memories.pool
     if (refusing := pool.charge(tables)) is not None:
-        raise ModuleError(f"its instance could not be made: {too_much(tables, refusing)}")
+        raise OutOfMemory(f"its instance could not be made: {too_much(tables, refusing)}")
     try:
         _charge_folders(guest, control.files)
         with (
@@ -39,6 +40,12 @@ def held(
     finally:
         pool.release(tables)
         control.files.release(control.files.used)  # the store has closed them all
+
+
+def not_made(error: EngineError, control: CellControl) -> WasmSandboxerError:
+    """Why the guest has no instance, by the engine's error."""
+    why = f"its instance could not be made: {error.first_line}"
+    return OutOfMemory(why) if control.memories.lacking else ModuleError(why)
 
 
 def _charge_folders(guest: Guest, files: MemoryPool) -> None:

@@ -180,6 +180,8 @@ class GuestMemories:
     def __init__(self, pool: MemoryPool) -> None:
         """`pool` is the guest's own."""
         self.pool = pool
+        self.lacking = False
+        """Whether one could not be made, since a pool had no room for it."""
         self._lock = threading.Lock()
         self._made: list[_LinearMemory] = []
 
@@ -292,6 +294,7 @@ class Memories:
             else:
                 image = None
             if (refusing := guest.pool.charge(minimum)) is not None:
+                guest.lacking = True
                 return _error(too_much(minimum, refusing))
             try:
                 made = _LinearMemory(guest, minimum, reserved, guard, image)

@@ -18,6 +18,7 @@ from wasm_sandboxer.engine.wasmtime import binding, results, traps, wasi
 from wasm_sandboxer.engine.wasmtime.binding import Caller, EngineError, ffi
 from wasm_sandboxer.engine.wasmtime.control import CellControl
 from wasm_sandboxer.engine.wasmtime.holding import held as store_of
+from wasm_sandboxer.engine.wasmtime.holding import not_made
 from wasm_sandboxer.engine.wasmtime.inside import caller
 from wasm_sandboxer.engine.wasmtime.instances import Import, Instances, instantiate
 from wasm_sandboxer.engine.wasmtime.limits import check_memory
@@ -100,7 +101,7 @@ class CoreProgram:
                 self._start(made, into_guest)
             except EngineError as error:
                 if error.exit_status is None and not (error.trap or control.stopped):
-                    raise ModuleError(f"its instance could not be made: {error.first_line}") from None
+                    raise not_made(error, control) from None
                 return traps.exit_of(error, control)
             ready()
             try:
