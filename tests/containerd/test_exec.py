@@ -79,8 +79,9 @@ def test_much_output_of_an_exec_comes_whole(cri, sleeper):
 
 
 def test_the_end_of_a_container_ends_its_execs(cri, sleeper):
-    with cri.exec(sleeper, ["/spin.wasm"]) as session:
-        time.sleep(0.1)
+    with cri.exec(sleeper, ["/cat.wasm"], stdin=True) as session:
+        session.send(b"begun\n")
+        assert session.read_until(b"\n") == b"begun\n"
         cri.stop(sleeper, grace=5)
         assert session.wait() == 137
     assert cri.status(sleeper).exit_code == 143
