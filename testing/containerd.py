@@ -60,11 +60,14 @@ class Handler:
     pod_annotations: Sequence[str] = ANNOTATIONS
     container_annotations: Sequence[str] = ANNOTATIONS
     options: Table = field(default_factory=dict)
+    runtime_path: Path | None = None
 
     def table(self) -> Table:
         """The handler as containerd's configuration spells it."""
+        path = {} if self.runtime_path is None else {"runtime_path": str(self.runtime_path)}
         return {
             "runtime_type": self.runtime_type,
+            **path,
             "sandboxer": self.sandboxer,
             "pod_annotations": list(self.pod_annotations),
             "container_annotations": list(self.container_annotations),

@@ -59,11 +59,24 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A volume: a file or folder of the host at a path of the container."""
+    """A volume: a file or folder of the host at a path of the container.
+
+    `recursive` is what the kubelet makes of recursiveReadOnly; containerd refuses it where a handler lacks it.
+    """
 
     source: Path
     target: str
     readonly: bool = False
+    recursive: bool = False
+
+    def message(self) -> dict[str, Any]:
+        """The mount as CRI spells it."""
+        return {
+            "container_path": self.target,
+            "host_path": str(self.source),
+            "readonly": self.readonly,
+            "recursive_read_only": self.recursive,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +139,10 @@ class Cri:
     def conditions(self) -> dict[str, bool]:
         """RuntimeReady, NetworkReady and the like."""
         return {condition.type: condition.status for condition in self.runtime.Status(deadline=5).status.conditions}
+
+    def handlers(self) -> dict[str, Any]:
+        """The RuntimeHandlerFeatures of each handler; the default one has an empty name too."""
+        return {each.name: each.features for each in self.runtime.Status().runtime_handlers}
 
     def events(self) -> Events:
         """Follow the containers' events, as a context manager."""
@@ -262,10 +279,7 @@ class Cri:
             "args": list(args),
             "working_dir": workdir,
             "envs": [{"key": key, "value": value} for key, value in (envs or {}).items()],
-            "mounts": [
-                {"container_path": mount.target, "host_path": str(mount.source), "readonly": mount.readonly}
-                for mount in mounts
-            ],
+            "mounts": [mount.message() for mount in mounts],
             "labels": dict(labels or {}),
             "annotations": dict(annotations or {}),
             "log_path": log_path,

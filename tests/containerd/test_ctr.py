@@ -1,6 +1,7 @@
 """The shim route: containerd's own client, with no pod, through the shim script and the running daemon."""
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -184,13 +185,20 @@ def test_a_dead_daemons_socket_is_no_daemon_whether_it_has_a_lock_or_not(tmp_pat
 
 
 def test_the_shims_answers_are_the_messages_containerd_reads() -> None:
+    from wasm_sandboxer import __version__
     from wasm_sandboxer.api.task_pb2 import DeleteResponse
     from wasm_sandboxer.api.types_pb2 import RuntimeInfo
 
     def answer(*words: str) -> bytes:
         return subprocess.run([SHIM, *words], capture_output=True, check=True).stdout
 
-    assert RuntimeInfo.FromString(answer("-info")).name == RUNTIME
+    info = RuntimeInfo.FromString(answer("-info"))
+    assert (info.name, info.version.version) == (RUNTIME, __version__)
+    assert info.features.type_url == "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+    features = json.loads(info.features.value)
+    assert "rro" in features["mountOptions"]
+    assert features["linux"]["mountExtensions"]["idmap"] == {"enabled": False}
+    assert f"Version: {__version__}\n" in answer("-v").decode()
     assert DeleteResponse.FromString(answer("-id", "x", "-bundle", "/b", "delete")).exit_status == 137
 
 

@@ -367,6 +367,30 @@ def test_a_read_only_folder_cannot_be_changed(run, files, tmp_path, option, argu
     assert run(made)[:2] == (0, "as it was")
 
 
+@pytest.mark.parametrize("option", ["ro", "rro"])
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_what_is_mounted_in_a_read_only_folder_cannot_be_changed_either(run, files, tmp_path, option, isolation):
+    for name in ("volume/tmpfs", "volume/folder", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    inside = tmp_path / "volume"
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", inside / "tmpfs"], check=True)
+    subprocess.run(["mount", "--bind", tmp_path / "other", inside / "folder"], check=True)
+    try:
+        for number, name in enumerate(("tmpfs", "folder")):
+            (inside / name / "given").write_text("as it was")
+            given = {
+                "mounts": [bind(inside, "/data", option)],
+                "annotations": {"wasm-sandboxer.io/isolation": isolation},
+            }
+            read = files("read", f"/data/{name}/given", name=f"r{number}", **given)
+            assert run(read)[:2] == (0, "as it was")
+            assert run(files("write", f"/data/{name}/given", "x", name=f"w{number}", **given))[0] == 1
+            assert (inside / name / "given").read_text() == "as it was"
+    finally:
+        for name in ("tmpfs", "folder"):
+            subprocess.run(["umount", inside / name], check=True)
+
+
 def test_a_file_is_a_volume(run, files, tmp_path):
     (tmp_path / "file").write_text("from outside")
     given = {"mounts": [bind(tmp_path / "file", "/etc/app/config")]}
@@ -459,6 +483,9 @@ def test_a_tmpfs_is_a_volume(run, files):
         "options": ["nosuid", "strictatime", "mode=1777", "size=65536k", "tmpcopyup"],
     }  # fmt: skip
     assert run(files("write", "/scratch/x", "y", mounts=[tmpfs]))[0] == 0
+    for option in ("ro", "rro"):
+        made = files("write", "/scratch/x", "y", name=option, mounts=[{**tmpfs, "options": [option]}])
+        assert run(made)[0] == 1
 
 
 def test_mounts_do_not_reach_the_hosts_side(run, files, tmp_path, ttrpc, ident):

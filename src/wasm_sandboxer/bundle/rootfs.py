@@ -21,7 +21,8 @@ from wasm_sandboxer.linux.resolve import make_in_root
 from wasm_sandboxer.spec import Mount
 
 _FLAGS = {
-    "ro": mount.MS_RDONLY, "nosuid": mount.MS_NOSUID, "nodev": mount.MS_NODEV, "noexec": mount.MS_NOEXEC,
+    "ro": mount.MS_RDONLY, "rro": mount.MS_RDONLY,
+    "nosuid": mount.MS_NOSUID, "nodev": mount.MS_NODEV, "noexec": mount.MS_NOEXEC,
     "bind": mount.MS_BIND, "rbind": mount.MS_BIND | mount.MS_REC,
 }  # fmt: skip
 _NO_DATA = frozenset({"rw", "suid", "dev", "exec", "defaults", "private", "rprivate", "slave", "rslave", "shared",
