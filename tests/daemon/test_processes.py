@@ -109,7 +109,7 @@ def test_a_component_runs_on_a_thread_only_where_the_configuration_lets_it(
         task.Create(id=ident, bundle=str(made.folder), **made.streams())
         task.Start(id=ident)
         assert task.Wait(id=ident).exit_status == 0
-        assert made.read() == b"Hello from a component!\nPWD=/\n"
+        assert made.read() == b"Hello from a component!\nPWD=/\nHOME=/\n"
         assert f"{ident} ended" in daemon.log
         task.Delete(id=ident)
 
@@ -149,7 +149,7 @@ def test_a_components_arguments_variables_streams_and_exit(
     start: Callable[..., tuple[int, Bundle]], ttrpc: Client, ident: str
 ) -> None:
     _, made = start("hello-component", "one", env={"K": "V"})
-    assert made.read() == b"Hello from a component!\none\nK=V\nPWD=/\n"
+    assert made.read() == b"Hello from a component!\none\nK=V\nPWD=/\nHOME=/\n"
     assert ttrpc.Wait(id=ident).exit_status == 0
 
 

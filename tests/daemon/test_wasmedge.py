@@ -152,7 +152,8 @@ def run(ttrpc, daemon, ident, start):
 def test_a_guest_has_its_arguments_and_variables(run, on_wasmedge):
     code, out, err = run(on_wasmedge("args", "one", "--two", env={"K": "V=1"}))
     assert (code, err) == (0, b"")
-    assert out.decode().splitlines() == ["argv[0]=args.wasm", "argv[1]=one", "argv[2]=--two", "K=V=1", "PWD=/"]
+    lines = ["argv[0]=args.wasm", "argv[1]=one", "argv[2]=--two", "HOME=/", "K=V=1", "PWD=/"]
+    assert out.decode().splitlines() == lines
 
 
 @pytest.mark.parametrize("code", [0, 7, 126, 255])

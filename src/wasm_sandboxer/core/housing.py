@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wasm_sandboxer.bundle.derive import open_module
+from wasm_sandboxer.bundle.home import with_home
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
 from wasm_sandboxer.choices import Isolation
 from wasm_sandboxer.core.container import Container as Run
@@ -91,6 +92,7 @@ def house(tools: Tools, ground: Ground, guest: Guest, process: Process, names: S
     """
     with ExitStack() as undo, ExitStack() as opened:
         program = _load(tools.engine, guest, process)
+        guest = with_home(guest, process.user.uid)
         isolation = isolation_of(program, guest)
         in_process = isolation is Isolation.PROCESS
         if in_process:
