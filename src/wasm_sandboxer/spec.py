@@ -232,7 +232,8 @@ def _not_honoured(table: "_Table", linux: "_Table") -> list[str]:
         for name in ("capabilities", "rlimits", "apparmorProfile", "selinuxLabel")
         if process.has(name)
     ]
-    if process.table("user").integer("uid"):
+    user = _user(process.table("user"))
+    if any((user.uid, user.gid, *user.groups)):
         ignored.append("process.user")
     names = ("devices", "seccomp", "sysctl", "maskedPaths", "readonlyPaths", "uidMappings", "rootfsPropagation")
     ignored += [f"linux.{name}" for name in names if linux.has(name)]

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wasm_sandboxer.bundle.annotations import ISOLATION
 from wasm_sandboxer.bundle.derive import open_module
 from wasm_sandboxer.bundle.home import with_home
 from wasm_sandboxer.bundle.streams import StreamNames, Streams
@@ -103,8 +104,7 @@ def house(tools: Tools, ground: Ground, guest: Guest, process: Process, names: S
         _check(program, guest)
         streams = Streams(names, ground.ident, ground.namespace, hold_stdin=SANDBOX_ID in ground.spec.annotations)
         undo.callback(streams.close)
-        if ignored := not_honoured(ground.spec, isolation):
-            _log.debug("container %s asks for what its guest has no use for: %s", ground.ident, ", ".join(ignored))
+        _tell_what_is_not_honoured(ground, process, isolation)
         if not in_process:
             place = tools.groups.place(ground.homes.for_threads())
             housed = Housed(
@@ -126,6 +126,21 @@ def house(tools: Tools, ground: Ground, guest: Guest, process: Process, names: S
             )
         undo.pop_all()
         return housed
+
+
+def _tell_what_is_not_honoured(ground: Ground, process: Process, isolation: Isolation) -> None:
+    """Every pod of Kubernetes asks for some of it; who says a user means it, so of that all are told, once."""
+    if ignored := not_honoured(ground.spec, isolation):
+        _log.debug("container %s asks for what its guest has no use for: %s", ground.ident, ", ".join(ignored))
+    of_container = process is ground.spec.process  # and not of an exec
+    if of_container and process.user.uid and isolation is Isolation.THREAD:
+        _log.info(
+            "container %s asks for user %d, but its guest is on a thread and reads and writes files as root; "
+            "the annotation %s: process makes it that user",
+            ground.ident,
+            process.user.uid,
+            ISOLATION,
+        )
 
 
 def _require_thread_allowed(tools: Tools, program: Program, guest: Guest) -> None:
