@@ -42,7 +42,10 @@ class Config:
     """All settings; sizes in bytes, times in seconds."""
 
     listen: Path = _key("gRPC socket: the Sandbox Controller and Task v3", RUN / "sandboxer.sock")
-    task_listen: Path = _key("ttrpc socket: Task v3, the address containerd is given", RUN / "task.sock")
+    task_listen: Path = _key(
+        "ttrpc socket: Task v3, the address containerd is given; with another than this one containerd's environment "
+        "must have WASM_SANDBOXER_TASK_SOCKET, by which the shim finds it", RUN / "task.sock",
+    )  # fmt: skip
     state: Path = _key("folder of what lasts while the machine is up: records of sandboxes and containers", RUN)
     metrics_listen: str = _key(
         "ADDR:PORT where Prometheus may ask, at /metrics, as 127.0.0.1:9464; empty for nowhere", "", unit="address"

@@ -209,3 +209,16 @@ def test_the_configuration_for_containerd_is_toml_of_its_version(version: str) -
     runtimes = table["plugins"]["io.containerd.cri.v1.runtime"]["containerd"]["runtimes"]
     assert runtimes["edge"]["sandboxer"] == "wasm-sandboxer"
     assert runtimes["edge"]["runtime_type"] == "io.containerd.wasm-sandboxer.v1"
+
+
+def test_the_configuration_for_containerd_says_how_the_shim_finds_another_task_socket() -> None:
+    def printed(*words: str) -> str:
+        command = [PROGRAM, "containerd-config", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert "WASM_SANDBOXER_TASK_SOCKET" not in printed()
+    assert printed("--task-address", "/run/wasm-sandboxer/task.sock") == printed()
+    other = printed("--task-address", "/x/t.sock")
+    assert other.startswith(printed())
+    assert "#   Environment=WASM_SANDBOXER_TASK_SOCKET=/x/t.sock\n" in other
+    assert all(line.startswith("#") for line in other.removeprefix(printed()).strip().splitlines())

@@ -22,6 +22,14 @@ version = {version}
   pod_annotations = ["wasm-sandboxer.io/*"]
   container_annotations = ["wasm-sandboxer.io/*"]
 """
+_OTHER_TASK_SOCKET = """
+# The daemon's task_listen is not where the shim looks for it, so containerd's environment has to say where it is.
+# With systemd: `systemctl edit containerd`, and there
+#   [Service]
+#   Environment={variable}={socket}
+"""
+_TASK_SOCKET = RUN / "task.sock"
+_VARIABLE = "WASM_SANDBOXER_TASK_SOCKET"
 _VERSIONS = {"3": "2.1 and 2.2", "4": "2.3 and newer"}
 
 
@@ -35,13 +43,23 @@ _VERSIONS = {"3": "2.1 and 2.2", "4": "2.3 and newer"}
     help="The daemon's gRPC socket.",
 )
 @click.option(
+    "--task-address",
+    type=click.Path(path_type=Path),
+    default=_TASK_SOCKET,
+    show_default=True,
+    envvar=_VARIABLE,
+    help="The daemon's ttrpc socket.",
+)
+@click.option(
     "--config-version",
     type=click.Choice(list(_VERSIONS)),
     default="3",
     show_default=True,
     help="The version of containerd's configuration format.",
 )
-def containerd_config(handler: str, address: Path, config_version: str) -> None:
+def containerd_config(handler: str, address: Path, task_address: Path, config_version: str) -> None:
     """Print what makes containerd hand pods of a runtime class to this daemon."""  # fmt: skip
     version = _VERSIONS[config_version]
     click.echo(_TEMPLATE.format(versions=version, version=config_version, address=address, handler=handler), nl=False)
+    if task_address != _TASK_SOCKET:
+        click.echo(_OTHER_TASK_SOCKET.format(variable=_VARIABLE, socket=task_address), nl=False)
