@@ -13,6 +13,8 @@ root:x:0:0:root:/root:/bin/sh
 web:x:33:33:www,,,:/srv/wëb:/usr/sbin/nologin
 again:x:33:33::/elsewhere:
 short:x:44:44::/short
+shorter:x:55:55:
+empty:x:66:66:::
 """
 ISOLATION = "wasm-sandboxer.io/isolation"
 
@@ -40,7 +42,9 @@ def home(ttrpc, ident, bundle):
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-@pytest.mark.parametrize(("uid", "found"), [(0, "/root"), (33, "/srv/wëb"), (44, "/"), (1000, "/")])
+@pytest.mark.parametrize(
+    ("uid", "found"), [(0, "/root"), (33, "/srv/wëb"), (44, "/short"), (55, "/"), (66, ""), (1000, "/")]
+)
 def test_home_is_the_users_in_the_containers_passwd(home, isolation, uid, found):
     assert home(uid, isolation=isolation) == found
 
@@ -72,6 +76,8 @@ def test_of_a_passwd_without_end_the_beginning_is_read(home):
     user = "root:x:0:0::/root:\n"
     assert home(image=lambda root: (root / "etc/passwd").write_text(user + "#" * (1 << 20))) == "/root"
     assert home(image=lambda root: (root / "etc/passwd").write_text("#" * (1 << 20) + f"\n{user}")) == "/"
+    cut = "#" * ((1 << 16) - len(user)) + "\n" + user  # of whose last line all but the end is read
+    assert home(image=lambda root: (root / "etc/passwd").write_text(cut)) == "/"
     assert home(image=lambda root: (root / "etc/passwd").write_bytes(b"root:x:0:0::/a\0b:\n")) == "/"
 
 

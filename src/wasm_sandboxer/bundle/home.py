@@ -30,7 +30,7 @@ def _home_of(root: Path, uid: int) -> str:
     for line in _passwd(root).split("\n"):
         if wanted in line:  # most lines need no more than this look
             fields = line.split(":")
-            if len(fields) == 7 and fields[2] == str(uid):  # with fewer the line may be the one that was cut
+            if len(fields) > 5 and fields[2] == str(uid):
                 return fields[5]
     return _NONE
 
@@ -44,9 +44,12 @@ def _passwd(root: Path) -> str:
         finally:
             os.close(fd)
         try:
-            text = os.read(file, _MOST).decode(errors="replace")
+            data = os.read(file, _MOST)
         finally:
             os.close(file)
     except OSError:
         return ""
+    if len(data) == _MOST:
+        data = data.rpartition(b"\n")[0]  # the last line may be cut
+    text = data.decode(errors="replace")
     return "" if "\0" in text else text
