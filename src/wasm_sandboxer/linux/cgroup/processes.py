@@ -66,9 +66,14 @@ def path_of(text: str) -> PurePosixPath:
 
 def new_group(hierarchies: Hierarchies, path: PurePosixPath, budget: Budget) -> ProcessGroup:
     """Make the group at a path, and those around it; raises OSError, and nothing is left then but those around it."""
-    if hierarchies.unified is not None:
-        return V2Processes(hierarchies.unified, path, budget)
-    return V1Processes({name: hierarchies.v1[name] for name in _V1 if name in hierarchies.v1}, path, budget)
+    return _at(hierarchies, path, budget, existing=False)
+
+
+def old_group(hierarchies: Hierarchies, path: PurePosixPath, budget: Budget) -> ProcessGroup | None:
+    """What another process has left at a path, in whichever hierarchy; None if that is nothing. Nothing is made."""
+    roots = hierarchies.v1.values() if hierarchies.unified is None else [hierarchies.unified]
+    there = any(os.path.isdir(root / path) for root in roots)  # noqa: PTH112  # False for what cannot be a path, too
+    return _at(hierarchies, path, budget, existing=True) if there else None
 
 
 def lacking(hierarchies: Hierarchies) -> Mapping[str, str]:
@@ -82,26 +87,32 @@ def lacking(hierarchies: Hierarchies) -> Mapping[str, str]:
     return {name: f"{hierarchies.unified} has no such controller" for name in _V2 if name not in offered}
 
 
+def _at(hierarchies: Hierarchies, path: PurePosixPath, budget: Budget, *, existing: bool) -> ProcessGroup:
+    if hierarchies.unified is not None:
+        return V2Processes(hierarchies.unified, path, budget, existing=existing)
+    roots = {name: hierarchies.v1[name] for name in _V1 if name in hierarchies.v1}
+    return V1Processes(roots, path, budget, existing=existing)
+
+
 class V1Processes:
     """See ProcessGroup."""
 
     charged = True
 
-    def __init__(self, roots: Mapping[str, Path], path: PurePosixPath, budget: Budget) -> None:
+    def __init__(
+        self, roots: Mapping[str, Path], path: PurePosixPath, budget: Budget, *, existing: bool = False
+    ) -> None:
+        """Make the group and those around it; an `existing` one is only referred to."""
         self._roots = roots
         self._path = path
         self._folders = {name: root / path for name, root in roots.items()}
         self._counters = Counters(budget)
         self.told_kills = 0
         self.made: list[Path] = []
-        for name, root in roots.items():
-            if name != "cpuset":  # in which a group must be given processors before anybody may enter
-                self.made += _make_parents(root, path)
-        for name in ("memory", "freezer"):
-            if name in self._folders:
-                self._folders[name].mkdir(mode=0o755, exist_ok=True)
+        if not existing:
+            self._make()
         ours = {name: folder for name, folder in self._folders.items() if name in _THREADS}
-        self._others = V1Group(ours)
+        self._others = V1Group(ours, existing=existing)
 
     def child(self, name: str) -> Group:
         """See Group: no container has any."""
@@ -175,6 +186,14 @@ class V1Processes:
                 folder.rmdir()
         self._others.remove()
 
+    def _make(self) -> None:
+        for name, root in self._roots.items():
+            if name != "cpuset":  # in which a group must be given processors before anybody may enter
+                self.made += _make_parents(root, self._path)
+        for name in ("memory", "freezer"):
+            if name in self._folders:
+                self._folders[name].mkdir(mode=0o755, exist_ok=True)
+
     def _entrances(self, name: str) -> list[str]:
         return [f"{folder}/{name}" for folder in self._folders.values()]
 
@@ -189,14 +208,14 @@ class V2Processes:
 
     charged = True
 
-    def __init__(self, root: Path, path: PurePosixPath, budget: Budget) -> None:
+    def __init__(self, root: Path, path: PurePosixPath, budget: Budget, *, existing: bool = False) -> None:
+        """Make the group and those around it; an `existing` one is only referred to."""
         self._folder = root / path
         self._counters = Counters(budget)
         self.told_kills = 0
-        self.made = _make_parents(root, path)
-        for parent in (root, *(root / each for each in reversed(path.parents[:-1]))):
-            _enable(parent)
-        self._folder.mkdir(mode=0o755, exist_ok=True)
+        self.made: list[Path] = []
+        if not existing:
+            self._make(root, path)
         self._others = V2Group(self._folder, frozenset(), threaded=False, budget=budget)
 
     def child(self, name: str) -> Group:
@@ -258,6 +277,12 @@ class V2Processes:
         self._counters.close()
         self.kill()
         self._others.remove()
+
+    def _make(self, root: Path, path: PurePosixPath) -> None:
+        self.made += _make_parents(root, path)
+        for parent in (root, *(root / each for each in reversed(path.parents[:-1]))):
+            _enable(parent)
+        self._folder.mkdir(mode=0o755, exist_ok=True)
 
 
 def _slice(name: str) -> PurePosixPath:
