@@ -18,7 +18,7 @@ from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.linux.cgroup import charges
 from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, read, table, write
 from wasm_sandboxer.linux.cgroup.host import Hierarchies
-from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Usage
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Usage, past
 from wasm_sandboxer.linux.cgroup.saved import saved
 from wasm_sandboxer.linux.cgroup.v1 import V1Group
 from wasm_sandboxer.linux.cgroup.v2 import V2Group
@@ -107,6 +107,7 @@ class V1Processes:
         self._path = path
         self._folders = {name: root / path for name, root in roots.items()}
         self._counters = Counters(budget)
+        self._past: Usage | None = None
         self.told_kills = 0
         self.made: list[Path] = []
         if not existing:
@@ -148,11 +149,17 @@ class V1Processes:
 
     def usage(self) -> Usage:
         """See Group."""
+        if self._past is not None:
+            return self._past
         if "memory" not in self._folders:
             return self._others.usage()
         folder = self._folders["memory"]
         memory = charges.v1_memory(lambda name: self._counters.read(f"{folder}/{name}"))
         return dataclasses.replace(self._others.usage(), memory=memory)
+
+    def keep_usage(self) -> None:
+        """See Group."""
+        self._past = past(self.usage())
 
     def kills(self) -> int:
         """See ProcessGroup."""
@@ -212,6 +219,7 @@ class V2Processes:
         """Make the group and those around it; an `existing` one is only referred to."""
         self._folder = root / path
         self._counters = Counters(budget)
+        self._past: Usage | None = None
         self.told_kills = 0
         self.made: list[Path] = []
         if not existing:
@@ -244,11 +252,17 @@ class V2Processes:
 
     def usage(self) -> Usage:
         """See Group."""
+        if self._past is not None:
+            return self._past
         usage = self._others.usage()
         with suppress(FileNotFoundError):  # the memory controller is not enabled
             memory = charges.v2_memory(lambda name: self._counters.read(f"{self._folder}/{name}"))
             usage = dataclasses.replace(usage, memory=memory)
         return usage
+
+    def keep_usage(self) -> None:
+        """See Group."""
+        self._past = past(self.usage())
 
     def kills(self) -> int:
         """See ProcessGroup."""
