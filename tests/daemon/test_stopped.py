@@ -4,6 +4,7 @@ The kubelet stops the sandbox of a finished job at once, and has it removed when
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,24 @@ def test_the_bounds_of_a_stopped_sandbox_may_change_and_nothing_is_made_in_it(
     assert daemon.groups() == groups
     assert process_groups(ident) == []
     pods.pods.Shutdown(sandbox_id=name)
+
+
+def test_what_is_being_created_while_a_sandbox_stops_leaves_nothing(
+    daemon: Daemon, pods: Pods, bundle: Callable[..., Bundle], ident: str
+) -> None:
+    """It makes its group in the sandbox's before, while or after that goes."""
+    for number in range(40):
+        name = f"{ident}-{number}"
+        made = bundle("hello", name=name, annotations={SANDBOX_ID: name})
+        pods.pods.Create(sandbox_id=name)
+        pods.pods.Start(sandbox_id=name)
+        creating = pods.tasks.begin("Create", id=f"{name}-c", bundle=str(made.folder))
+        time.sleep(number % 10 / 5000)
+        stopping = pods.pods.begin("Stop", sandbox_id=name)
+        error = creating.exception(10)
+        assert error is None or "is stopped" in str(error)
+        stopping.result(10)
+        assert not [group for group in daemon.groups() if name in group.name]
+        pods.pods.Shutdown(sandbox_id=name)
+    assert "left behind" not in daemon.log
+    assert daemon.records() == []
