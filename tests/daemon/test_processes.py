@@ -208,6 +208,20 @@ def test_the_death_of_the_daemon_is_the_end_of_its_processes(
             again.Delete(id=ident)
 
 
+def test_after_its_death_no_group_is_made_for_containers_that_had_none(
+    own_daemon: Callable[..., Daemon], bundle: Callable[..., Bundle], ident: str
+) -> None:
+    with own_daemon() as daemon, Client(daemon.task_listen) as task:
+        made = bundle("sleep", "forever", linux={"cgroupsPath": f"/wst-{ident}/pod/c"})
+        task.Create(id=ident, bundle=str(made.folder))
+        task.Start(id=ident)
+        daemon.kill()
+        daemon.start()
+        assert folders_of(f"wst-{ident}") == []
+        with Client(daemon.task_listen) as again:
+            assert again.Delete(id=ident).exit_status == 255
+
+
 # ---- what it sees and may do
 
 

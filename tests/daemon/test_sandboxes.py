@@ -257,6 +257,7 @@ def test_what_is_being_created_when_a_sandbox_stops_does_not_run_in_it(
     with pytest.raises(RpcError, match="no container"):
         ttrpc.State(id=f"{ident}-c")
     assert daemon.mounts(tmp_path) == []
+    assert not [group for group in daemon.groups() if ident in group.name]
 
 
 @pytest.mark.parametrize("anew", [False, True], ids=["removed", "made anew"])

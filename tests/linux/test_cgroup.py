@@ -7,15 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+from tests.support.proc import links
 from wasm_sandboxer.errors import Unsupported
 from wasm_sandboxer.linux.cgroup.charges import v1_memory, v2_memory
+from wasm_sandboxer.linux.cgroup.files import Budget, Counters
 from wasm_sandboxer.linux.cgroup.host import Host, Version, detect
-from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, MemoryUsage
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, MemoryUsage, Usage, past
 from wasm_sandboxer.linux.cgroup.v2 import V2Group, weight_of
 
 V2_FILES = {
@@ -97,6 +100,17 @@ def test_v2_usage_is_what_the_kernel_counts(domain: Path) -> None:
     assert (usage.cpu, usage.periods, usage.throttled_periods, usage.throttled, usage.pids) == (42, 7, 3, 9, 5)
 
 
+def test_v2_usage_that_was_kept_is_told_whatever_becomes_of_the_group(domain: Path) -> None:
+    group, folder = group_in(domain)
+    before = group.usage()
+    group.keep_usage()
+    for name in ("cpu.stat", "pids.current"):
+        (folder / name).unlink()
+    assert group.usage() == replace(before, pids=0)
+    group.keep_usage()
+    assert group.usage().cpu == 42
+
+
 def test_v2_adds_threads_by_their_ids(domain: Path) -> None:
     group, folder = group_in(domain)
     group.add_thread(1234)
@@ -115,7 +129,30 @@ def test_limits_of_controllers_that_are_missing_are_left_out() -> None:
     assert limits.without([]) == limits
 
 
+def test_counters_are_kept_open_until_their_group_goes(tmp_path: Path) -> None:
+    """Whoever asks while it goes would keep them open for good."""
+    (tmp_path / "pids.current").write_text("5\n")
+    path, counters = str(tmp_path / "pids.current"), Counters(Budget())
+
+    def opened() -> list[str]:
+        return [each for each in links(os.getpid()).values() if each == path]
+
+    assert counters.read(path) == b"5\n"
+    assert opened() == [path]
+    counters.close()
+    assert counters.read(path) == b"5\n"
+    assert opened() == []
+    counters.close()
+
+
 # ---- memory that the kernel charges, of groups of processes ----
+
+
+def test_what_has_ended_has_no_memory_but_its_peak() -> None:
+    memory = MemoryUsage(used=9, resident=8, reclaimable=7, faults=6, peak=10, limit=20, refused=2, kills=1)
+    usage = Usage(cpu=5, user=4, periods=3, pids=2, memory=memory)
+    ended = MemoryUsage(faults=6, peak=10, limit=20, refused=2, kills=1)
+    assert past(usage) == Usage(cpu=5, user=4, periods=3, memory=ended)
 
 
 def test_v2_memory_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
@@ -390,6 +427,20 @@ def test_a_thread_runs_where_the_groups_around_it_may(group: Group, child: Group
         return os.sched_getaffinity(threading.get_native_id())
 
     assert in_group(child, work) == {last}
+
+
+def test_what_was_used_in_a_group_is_told_when_it_is_gone(group: Group) -> None:
+    child = group.child("c")
+    in_group(child, lambda: burn(0.05))
+    remove(child.child("d"))
+    while child.threads():  # it is leaving
+        time.sleep(0.001)
+    before = child.usage()
+    child.keep_usage()
+    remove(child)
+    assert group.names() == set()
+    assert child.usage() == replace(before, pids=0)
+    assert before.cpu > 0
 
 
 def test_groups_inside_are_named(group: Group, child: Group) -> None:

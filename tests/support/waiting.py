@@ -16,3 +16,11 @@ def stands_still(figure: Callable[[], int], seconds: float = 0.2) -> int:
             return now
         assert time.monotonic() < deadline, f"it goes on: {before}, then {now}"
         before = now
+
+
+def comes(condition: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,10 +1,10 @@
 """What a sandbox has on the host: a folder of files for its containers' /etc, and a control group.
 
-Made when it starts and removed with it. In worker threads.
+Made when it starts, and gone once it is stopped. In worker threads.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from wasm_sandboxer.bundle.identity import forget_files, remove_files, write_files
@@ -49,8 +49,10 @@ class Equipment:
         return put_back
 
     def remove(self, record: SandboxRecord, group: Group | None) -> None:
-        """Remove them."""
+        """Remove them; again, too. The group goes on telling what was used in it."""
         if group is not None:
+            with suppress(OSError):  # gone
+                group.keep_usage()
             self._groups.remove(group)
         remove_files(self.files_of(record))
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from wasm_sandboxer.core.identifiers import joined
-from wasm_sandboxer.errors import Unsupported, WasmSandboxerError
+from wasm_sandboxer.errors import FailedPrecondition, Unsupported, WasmSandboxerError
 from wasm_sandboxer.linux.cgroup.host import Host, Version
 from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Place
 from wasm_sandboxer.spec import Resources
@@ -140,6 +140,8 @@ class Groups:
         try:
             group = parent.child(name)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and parent is not self._root:
+                raise FailedPrecondition(f"cannot make a control group for {what}: its sandbox is stopped") from None
             raise WasmSandboxerError(f"cannot make a control group for {what}: {error.strerror}") from None
         try:
             self.change(group, limits, what)

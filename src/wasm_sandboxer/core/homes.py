@@ -4,7 +4,7 @@ Made in worker threads; which there are may be asked by any.
 """
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from wasm_sandboxer.core.groups import Groups, limits_of
 from wasm_sandboxer.core.process_groups import ProcessGroups
@@ -73,15 +73,29 @@ class Homes:
             undo.pop_all()
             self.resources = self.resources.updated(resources)
 
-    def close(self) -> None:
-        """Remove both."""
+    def end(self) -> None:
+        """Remove both, for good, and let them go on telling what was used in them."""
         with self._lock:
-            self._closed = True
-            if self.threads is not None:
-                self._groups.remove(self.threads)
-            if self.processes is not None:
-                self._process_groups.remove(self.processes)
+            for group in (self.threads, self.processes):
+                with suppress(OSError):  # gone with the pod's own, which is the kubelet's to remove
+                    if group is not None:
+                        group.keep_usage()
+            self._remove()
+
+    def close(self) -> None:
+        """Remove both; nothing for those that are gone already."""
+        with self._lock:
+            self._remove()
+
+    def _remove(self) -> None:
+        if self._closed:  # what is at their paths now may be another's
+            return
+        self._closed = True
+        if self.threads is not None:
+            self._groups.remove(self.threads)
+        if self.processes is not None:
+            self._process_groups.remove(self.processes)
 
     def _require_open(self) -> None:
         if self._closed:
-            raise FailedPrecondition(f"{self._what} is being deleted")
+            raise FailedPrecondition(f"{self._what} has ended or is being deleted")

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from wasm_sandboxer.core.groups import lacks, limits_of
-from wasm_sandboxer.errors import FailedPrecondition, WasmSandboxerError
+from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument, WasmSandboxerError
 from wasm_sandboxer.linux.cgroup.files import Budget
 from wasm_sandboxer.linux.cgroup.host import Hierarchies
-from wasm_sandboxer.linux.cgroup.processes import ProcessGroup, lacking, new_group, path_of
+from wasm_sandboxer.linux.cgroup.processes import ProcessGroup, lacking, new_group, old_group, path_of
 from wasm_sandboxer.spec import Resources
 
 _THREADS = 8
@@ -109,10 +109,17 @@ class ProcessGroups:
                     self._parents.discard(parent)
 
     def forget(self, path: str) -> None:
-        """Remove the group of a container that a daemon which died has left."""
-        if self._hierarchies is not None:
-            with suppress(WasmSandboxerError, OSError):
-                self.remove(new_group(self._hierarchies, path_of(path), self._budget))
+        """End what is in the group of a container that a daemon which died has left, and remove it.
+
+        A container without processes never had one, and a pod's own may be gone with the pod: nothing is made, not
+        for a moment, since the kubelet watches for new groups. Those around it are whoever's made them.
+        """
+        if self._hierarchies is None:
+            return
+        with suppress(InvalidArgument):  # of such a path none was made
+            group = old_group(self._hierarchies, path_of(path), self._budget)
+            if group is not None:
+                self.remove(group)
 
 
 def _threads(processes: int | None) -> int | None:

@@ -64,7 +64,7 @@ class Sandbox:
         self.record = record
         self.pool = pool
         self.tasks: dict[str, Task] = {}
-        self.group: Group | None = None
+        self.group: Group | None = None  # once it is stopped, what tells of one that is gone
         self.past_cpu = 0  # microseconds that containers outside its group had used when they were deleted
         self.past_oom_count = 0  # guests that died of a limit on memory, in containers that are deleted
         self.lock = asyncio.Lock()  # held while it starts, stops or is removed

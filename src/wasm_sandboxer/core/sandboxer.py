@@ -107,6 +107,7 @@ class Sandboxer:
                 now = time.time()
                 self._keep(dataclasses.replace(sandbox.record, exited_at=now))  # before anybody is told
                 sandbox.end(now)
+                await self._let_go(sandbox)
 
     async def remove_sandbox(self, namespace: str, ident: str) -> None:
         """Stop it, delete what containerd left in it, forget it."""
@@ -296,10 +297,19 @@ class Sandboxer:
         for task in list(sandbox.tasks.values()):
             with suppress(NotFound):  # containerd may be doing the same
                 await self.delete_task(namespace, task.id)
-        await self._tools.workers.run(self._equipment.remove, sandbox.record, sandbox.group)
-        sandbox.pool.close()
+        await self._let_go(sandbox)
         self._records.remove("sandboxes", namespace, ident)
         del self._sandboxes[namespace, ident]
+
+    async def _let_go(self, sandbox: Sandbox) -> None:
+        """Remove what a sandbox that is stopped, and containers of it that are not deleted, have on the host.
+
+        It may stay so for days: of a finished job it does as long as the job's pod is kept. What was used is told on.
+        """
+        for task in list(sandbox.tasks.values()):
+            await self._tools.workers.run(task.let_go)
+        await self._tools.workers.run(self._equipment.remove, sandbox.record, sandbox.group)
+        sandbox.pool.close()
 
     async def _bound(self, sandbox: Sandbox, resources: Resources) -> None:
         """Have other bounds hold for a sandbox whose turn it is, and be recorded; nothing, if those hold already."""
@@ -308,7 +318,8 @@ class Sandboxer:
         given = {name: value for name, value in asdict(resources).items() if value is not None}
         record = dataclasses.replace(sandbox.record, resources=given)
         run = self._tools.workers.run
-        put_back = await run(self._equipment.bound, record, sandbox.group, resources) if sandbox.group else None
+        group = sandbox.group if sandbox.ready else None  # that of one that is stopped is gone
+        put_back = await run(self._equipment.bound, record, group, resources) if group else None
         if record.started:
             try:
                 self._keep(record)
@@ -390,14 +401,19 @@ class Sandboxer:
             raise FailedPrecondition(
                 f"cannot create container {request.id}: its sandbox {sandbox_id} was removed or made anew meanwhile"
             )
-        if sandbox is not None and sandbox.stopping:
-            raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox_id} is stopped")
+        if sandbox is not None:
+            self._require_not_stopping(request, sandbox)
 
-    def _surroundings(self, namespace: str, spec: Spec) -> Surroundings:
-        """What a guest on a thread has of a network is the host's, where the pod has that."""
-        sandbox = self._sandboxes.get((namespace, spec.annotations.get(SANDBOX_ID, "")))
+    def _require_not_stopping(self, request: Request, sandbox: Sandbox) -> None:
+        if sandbox.stopping:
+            raise FailedPrecondition(f"cannot create container {request.id}: sandbox {sandbox.id} is stopped")
+
+    def _surroundings(self, request: Request, spec: Spec) -> Surroundings:
+        """What a guest on a thread has of a network is the host's, where the pod has that; in a worker thread."""
+        sandbox = self._sandboxes.get((request.namespace, spec.annotations.get(SANDBOX_ID, "")))
         if sandbox is None:
             return Surroundings(netns=spec.netns)
+        self._require_not_stopping(request, sandbox)
         return Surroundings(
             network=Network.NONE if sandbox.record.netns_path else Network.HOST,
             netns=sandbox.record.netns_path,

@@ -266,6 +266,12 @@ class Task:
         )
         return self.init
 
+    def let_go(self) -> None:
+        """Remove the groups and the shared page of one that has ended, which tells on what it used; in a worker."""
+        if self.homes is not None:
+            self.homes.end()
+        self.pool.close()
+
     async def end(self) -> None:
         """Kill what runs and wait for it: for a sandbox that stops."""
         with suppress(WasmSandboxerError):
@@ -386,7 +392,7 @@ class Task:
 def prepare(
     request: Request,
     tools: Tools,
-    surroundings: Callable[[str, Spec], Surroundings],
+    surroundings: Callable[[Request, Spec], Surroundings],
     record: Callable[[Request, Spec, ExitStack], None],
 ) -> Prepared:
     """Everything that a container needs before it can start; in a worker thread.
@@ -397,7 +403,7 @@ def prepare(
         spec = _read_spec(request.bundle)
         record(request, spec, undo)
         root = mount_root(request.rootfs, request.bundle, spec.root, undo)
-        around = surroundings(request.namespace, spec)
+        around = surroundings(request, spec)
         if around.identity is not None:
             _add_identity(root, around.identity, spec, undo)
         volumes = add_volumes(root, [each for each in spec.mounts if not is_systems(each)], undo)

@@ -41,6 +41,7 @@ class Counters:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._open: dict[str, int] = {}
+        self._closed = False
         self._lock = threading.Lock()  # a number that another thread closes may be another file's at once
 
     def read(self, path: str) -> bytes:
@@ -50,7 +51,7 @@ class Counters:
             if fd >= 0:
                 return os.pread(fd, _MOST, 0)
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            if self._budget.take():
+            if not self._closed and self._budget.take():
                 self._open[path] = fd
                 return os.pread(fd, _MOST, 0)
             try:
@@ -59,8 +60,9 @@ class Counters:
                 os.close(fd)
 
     def close(self) -> None:
-        """Close all; they are opened again if they are read again."""
+        """Close all, and keep none open that is read later: the group is about to go."""
         with self._lock:
+            self._closed = True
             for fd in self._open.values():
                 os.close(fd)
             self._budget.give(len(self._open))

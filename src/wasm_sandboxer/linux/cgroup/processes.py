@@ -18,7 +18,7 @@ from wasm_sandboxer.errors import InvalidArgument
 from wasm_sandboxer.linux.cgroup import charges
 from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, read, table, write
 from wasm_sandboxer.linux.cgroup.host import Hierarchies
-from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Usage
+from wasm_sandboxer.linux.cgroup.protocol import Group, GroupLimits, Usage, past
 from wasm_sandboxer.linux.cgroup.saved import saved
 from wasm_sandboxer.linux.cgroup.v1 import V1Group
 from wasm_sandboxer.linux.cgroup.v2 import V2Group
@@ -66,9 +66,14 @@ def path_of(text: str) -> PurePosixPath:
 
 def new_group(hierarchies: Hierarchies, path: PurePosixPath, budget: Budget) -> ProcessGroup:
     """Make the group at a path, and those around it; raises OSError, and nothing is left then but those around it."""
-    if hierarchies.unified is not None:
-        return V2Processes(hierarchies.unified, path, budget)
-    return V1Processes({name: hierarchies.v1[name] for name in _V1 if name in hierarchies.v1}, path, budget)
+    return _at(hierarchies, path, budget, existing=False)
+
+
+def old_group(hierarchies: Hierarchies, path: PurePosixPath, budget: Budget) -> ProcessGroup | None:
+    """What another process has left at a path, in whichever hierarchy; None if that is nothing. Nothing is made."""
+    roots = hierarchies.v1.values() if hierarchies.unified is None else [hierarchies.unified]
+    there = any(os.path.isdir(root / path) for root in roots)  # noqa: PTH112  # False for what cannot be a path, too
+    return _at(hierarchies, path, budget, existing=True) if there else None
 
 
 def lacking(hierarchies: Hierarchies) -> Mapping[str, str]:
@@ -82,26 +87,33 @@ def lacking(hierarchies: Hierarchies) -> Mapping[str, str]:
     return {name: f"{hierarchies.unified} has no such controller" for name in _V2 if name not in offered}
 
 
+def _at(hierarchies: Hierarchies, path: PurePosixPath, budget: Budget, *, existing: bool) -> ProcessGroup:
+    if hierarchies.unified is not None:
+        return V2Processes(hierarchies.unified, path, budget, existing=existing)
+    roots = {name: hierarchies.v1[name] for name in _V1 if name in hierarchies.v1}
+    return V1Processes(roots, path, budget, existing=existing)
+
+
 class V1Processes:
     """See ProcessGroup."""
 
     charged = True
 
-    def __init__(self, roots: Mapping[str, Path], path: PurePosixPath, budget: Budget) -> None:
+    def __init__(
+        self, roots: Mapping[str, Path], path: PurePosixPath, budget: Budget, *, existing: bool = False
+    ) -> None:
+        """Make the group and those around it; an `existing` one is only referred to."""
         self._roots = roots
         self._path = path
         self._folders = {name: root / path for name, root in roots.items()}
         self._counters = Counters(budget)
+        self._past: Usage | None = None
         self.told_kills = 0
         self.made: list[Path] = []
-        for name, root in roots.items():
-            if name != "cpuset":  # in which a group must be given processors before anybody may enter
-                self.made += _make_parents(root, path)
-        for name in ("memory", "freezer"):
-            if name in self._folders:
-                self._folders[name].mkdir(mode=0o755, exist_ok=True)
+        if not existing:
+            self._make()
         ours = {name: folder for name, folder in self._folders.items() if name in _THREADS}
-        self._others = V1Group(ours)
+        self._others = V1Group(ours, existing=existing)
 
     def child(self, name: str) -> Group:
         """See Group: no container has any."""
@@ -137,11 +149,17 @@ class V1Processes:
 
     def usage(self) -> Usage:
         """See Group."""
+        if self._past is not None:
+            return self._past
         if "memory" not in self._folders:
             return self._others.usage()
         folder = self._folders["memory"]
         memory = charges.v1_memory(lambda name: self._counters.read(f"{folder}/{name}"))
         return dataclasses.replace(self._others.usage(), memory=memory)
+
+    def keep_usage(self) -> None:
+        """See Group."""
+        self._past = past(self.usage())
 
     def kills(self) -> int:
         """See ProcessGroup."""
@@ -175,6 +193,14 @@ class V1Processes:
                 folder.rmdir()
         self._others.remove()
 
+    def _make(self) -> None:
+        for name, root in self._roots.items():
+            if name != "cpuset":  # in which a group must be given processors before anybody may enter
+                self.made += _make_parents(root, self._path)
+        for name in ("memory", "freezer"):
+            if name in self._folders:
+                self._folders[name].mkdir(mode=0o755, exist_ok=True)
+
     def _entrances(self, name: str) -> list[str]:
         return [f"{folder}/{name}" for folder in self._folders.values()]
 
@@ -189,14 +215,15 @@ class V2Processes:
 
     charged = True
 
-    def __init__(self, root: Path, path: PurePosixPath, budget: Budget) -> None:
+    def __init__(self, root: Path, path: PurePosixPath, budget: Budget, *, existing: bool = False) -> None:
+        """Make the group and those around it; an `existing` one is only referred to."""
         self._folder = root / path
         self._counters = Counters(budget)
+        self._past: Usage | None = None
         self.told_kills = 0
-        self.made = _make_parents(root, path)
-        for parent in (root, *(root / each for each in reversed(path.parents[:-1]))):
-            _enable(parent)
-        self._folder.mkdir(mode=0o755, exist_ok=True)
+        self.made: list[Path] = []
+        if not existing:
+            self._make(root, path)
         self._others = V2Group(self._folder, frozenset(), threaded=False, budget=budget)
 
     def child(self, name: str) -> Group:
@@ -225,11 +252,17 @@ class V2Processes:
 
     def usage(self) -> Usage:
         """See Group."""
+        if self._past is not None:
+            return self._past
         usage = self._others.usage()
         with suppress(FileNotFoundError):  # the memory controller is not enabled
             memory = charges.v2_memory(lambda name: self._counters.read(f"{self._folder}/{name}"))
             usage = dataclasses.replace(usage, memory=memory)
         return usage
+
+    def keep_usage(self) -> None:
+        """See Group."""
+        self._past = past(self.usage())
 
     def kills(self) -> int:
         """See ProcessGroup."""
@@ -258,6 +291,12 @@ class V2Processes:
         self._counters.close()
         self.kill()
         self._others.remove()
+
+    def _make(self, root: Path, path: PurePosixPath) -> None:
+        self.made += _make_parents(root, path)
+        for parent in (root, *(root / each for each in reversed(path.parents[:-1]))):
+            _enable(parent)
+        self._folder.mkdir(mode=0o755, exist_ok=True)
 
 
 def _slice(name: str) -> PurePosixPath:

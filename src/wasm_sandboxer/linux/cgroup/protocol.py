@@ -71,6 +71,14 @@ class Usage:
     memory: MemoryUsage | None = None
 
 
+def past(usage: Usage) -> Usage:
+    """What stays of it when nothing runs any more."""
+    memory = usage.memory
+    if memory is not None:
+        memory = replace(memory, used=0, resident=0, reclaimable=0)
+    return replace(usage, pids=0, memory=memory)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a guest's thread runs: in its group, and before and after in the daemon's own.
@@ -114,6 +122,9 @@ class Group(Protocol):
 
     def usage(self) -> Usage:
         """What its threads, and those of its children, have used."""
+
+    def keep_usage(self) -> None:
+        """Let usage() say what it says now from here on: nothing runs in it any more, and it is about to go."""
 
     def threads(self) -> list[int]:
         """The threads in this very group."""

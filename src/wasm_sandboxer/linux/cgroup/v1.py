@@ -14,7 +14,7 @@ from typing import Any
 from cgroupspy.controllers import Controller, CpuController, CpuSetController
 
 from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, read, table, write
-from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
+from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage, past
 from wasm_sandboxer.linux.cgroup.saved import saved
 
 CONTROLLERS = ("cpu", "cpuacct", "pids", "cpuset")
@@ -33,6 +33,7 @@ class V1Group:
         self._parent = parent
         self._budget: Budget = parent._budget if parent else Budget()  # noqa: SLF001  # its own kind
         self._counters = Counters(self._budget)
+        self._past: Usage | None = None
         self._throttled = existing  # perhaps; else only once it has had a quota
         if existing:
             return
@@ -79,6 +80,8 @@ class V1Group:
 
     def usage(self) -> Usage:
         """See Group."""
+        if self._past is not None:
+            return self._past
         stat = table(self._read("cpu", "cpu.stat")) if self._throttled else {}
         total, user = int(self._read("cpuacct", "cpuacct.usage") or 0), self._read("cpuacct", "cpuacct.usage_user")
         return Usage(
@@ -89,6 +92,10 @@ class V1Group:
             throttled=stat.get(b"throttled_time", 0) // 1000,
             pids=int(self._read("pids", "pids.current") or 0),
         )
+
+    def keep_usage(self) -> None:
+        """See Group."""
+        self._past = past(self.usage())
 
     def threads(self) -> list[int]:
         """See Group. A thread is in all hierarchies alike."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wasm_sandboxer.linux.cgroup.files import Budget, Counters, open_all, table
-from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage
+from wasm_sandboxer.linux.cgroup.protocol import GroupLimits, Usage, past
 from wasm_sandboxer.linux.cgroup.saved import saved
 
 _DEFAULT_PERIOD = 100_000
@@ -28,6 +28,7 @@ class V2Group:
         self._folder = folder
         self._budget = budget or Budget()
         self._counters = Counters(self._budget)
+        self._past: Usage | None = None
         self._controllers = controllers
         if not threaded:
             return
@@ -73,6 +74,8 @@ class V2Group:
 
     def usage(self) -> Usage:
         """See Group."""
+        if self._past is not None:
+            return self._past
         stat = table(self._counters.read(f"{self._folder}/cpu.stat"))
         try:
             pids = int(self._counters.read(f"{self._folder}/pids.current"))
@@ -86,6 +89,10 @@ class V2Group:
             throttled=stat.get(b"throttled_usec", 0),
             pids=pids,
         )
+
+    def keep_usage(self) -> None:
+        """See Group."""
+        self._past = past(self.usage())
 
     def threads(self) -> list[int]:
         """See Group."""
