@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,6 +90,15 @@ def wat(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def netns() -> Iterator[Path]:
+    """A network namespace of this test's own, as the kernel makes them."""
+    name = f"wst-{uuid.uuid4()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield Path("/run/netns", name)
+    subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 @pytest.fixture

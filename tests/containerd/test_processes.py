@@ -152,6 +152,31 @@ def test_a_process_is_the_user_of_its_security_context(node: Node, cri: Cri, pod
     assert "NoNewPrivs:\t1\n" in status
 
 
+def test_a_component_of_an_ordinary_user_binds_port_80_in_its_pod(node: Node, cri: Cri, pod: Pod) -> None:
+    """As a container of runc may: containerd's enable_unprivileged_ports, which is on."""
+    security = {"run_as_user": {"value": 1000}}
+    container = cri.run(pod, IMAGE, command=["/tcp-server.wasm"], args=["80"], security=security)
+    cri.wait_output(container, b"listening on port 80")
+    pid = pid_of(node, container)
+    assert "Uid:\t1000\t1000\t1000\t1000\n" in Path(f"/proc/{pid}/status").read_text()
+    assert ask(80, netns=f"/proc/{pid}/ns/net") == b"hello 1\n"
+
+
+def test_a_pods_sysctls_hold_for_its_components(
+    cri: Cri, output: Callable[..., tuple[int, str]], fails: Callable[..., str]
+) -> None:
+    pod = cri.run_pod(sysctls={"net.ipv4.ip_unprivileged_port_start": "90", "kernel.shm_rmid_forced": "1"})
+    security = {"run_as_user": {"value": 1000}}
+    container = cri.run(pod, IMAGE, command=["/tcp-server.wasm"], args=["89"], security=security)
+    code, _ = output(container)
+    assert code
+    container = cri.run(pod, IMAGE, name="second", command=["/tcp-server.wasm"], args=["90"], security=security)
+    cri.wait_output(container, b"listening on port 90")
+    known = len(cri.pods())
+    assert "sysctl 'vm.swappiness' is the host's" in fails(cri.run_pod, "bad", sysctls={"vm.swappiness": "1"})
+    assert len(cri.pods()) == known
+
+
 def test_a_process_has_the_runtimes_own_filter_of_system_calls(node: Node, cri: Cri, pod: Pod) -> None:
     default = {"seccomp": {"profile_type": "RuntimeDefault"}}
     container = cri.run(pod, IMAGE, command=["/tcp-server.wasm"], args=["7001"], security=default)

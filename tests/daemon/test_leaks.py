@@ -99,12 +99,12 @@ def test_nothing_stays_of_three_hundred_containers(daemon, connect, bundles, tmp
     assert before["mounts"] == before["records"] == 0
 
 
-def test_nothing_stays_of_sandboxes(daemon, connect, bundles, tmp_path):
+def test_nothing_stays_of_sandboxes(daemon, connect, bundles, tmp_path, netns):
     client = connect("ttrpc")
     with controller(daemon.listen) as pods:
 
         def one(number):
-            pods.Create(sandbox_id=f"pod{number}", netns_path="/proc/self/ns/net" if number % 4 else "")
+            pods.Create(sandbox_id=f"pod{number}", netns_path=str(netns) if number % 4 else "")
             pods.Start(sandbox_id=f"pod{number}")
             waiting = pods.begin("Wait", sandbox_id=f"pod{number}")
             if number % 3:

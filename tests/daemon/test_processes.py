@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -506,15 +505,6 @@ def test_a_process_has_the_network_namespace_that_its_spec_names(
 ) -> None:
     pid, _ = start("sleep-component", linux={"namespaces": [{"type": "network", "path": str(netns)}]})
     assert os.stat(f"/proc/{pid}/ns/net").st_ino == netns.stat().st_ino  # noqa: PTH116
-
-
-@pytest.fixture
-def netns(ident: str) -> Iterator[Path]:
-    """A network namespace of this test's own."""
-    name = f"wst-{os.getpid()}-{ident}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield Path("/run/netns", name)
-    subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 def test_a_process_has_the_hosts_network_where_its_spec_lists_none(

@@ -1,4 +1,4 @@
-"""What a sandbox has on the host: a folder of files for its containers' /etc, and a control group.
+"""What a sandbox has on the host: a folder of files for its containers' /etc, a control group, its sysctls.
 
 Made when it starts, and gone once it is stopped. In worker threads.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from wasm_sandboxer.bundle.identity import forget_files, remove_files, write_files
 from wasm_sandboxer.core.groups import Groups, limits_of
 from wasm_sandboxer.core.sandbox import SandboxRecord
+from wasm_sandboxer.core.sysctls import set_sysctls
 from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.linux.cgroup.protocol import Group
 from wasm_sandboxer.spec import Resources
@@ -28,7 +29,12 @@ class Equipment:
         return Path(f"{self._folder}/{record.namespace}/{record.id}")
 
     def make(self, record: SandboxRecord) -> Group | None:
-        """Make a sandbox's files and its group, or neither; the group, if there are any. Raises a domain error."""
+        """Make a sandbox's files and its group, or neither; the group, if there are any. Raises a domain error.
+
+        The sysctls first: they alone are not undone, and only a sandbox that is new needs them.
+        """
+        if not record.started:
+            set_sysctls(record)
         folder = self.files_of(record)
         try:
             write_files(folder, record.identity())

@@ -29,6 +29,7 @@ class SandboxRecord:
     resources: Mapping[str, Any] = field(default_factory=dict)  # fields of spec.Resources
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = field(default_factory=dict)  # as they were given
     created_at: float = field(default_factory=time.time)
     started: bool = False
     exited_at: float = 0.0

@@ -76,6 +76,7 @@ def sandbox_record(request: sandbox_pb2.ControllerCreateRequest, namespace: str)
         handler=_text(metadata, "RuntimeHandler"),
         labels=dict(request.sandbox.labels),
         annotations={**pod.annotations, **request.annotations},
+        sysctls=dict(pod.linux.sysctls),
     )
 
 
