@@ -177,7 +177,8 @@ _PROCESSOR = """\
 # On {processor}
 
 `./dev vm --processor {processor}` boots Debian's kernel for that processor under qemu (software emulation, two
-processors) over a Debian for it, and runs tests (testing/proofs.py) in it. Emulation knows no races of its memory's.
+processors) over a Debian for it, and runs tests (testing/proofs.py) in it. The emulation never
+reorders accesses to memory, as the real processor may.
 """
 _OUTPUT = """
 What it printed on {date}:
