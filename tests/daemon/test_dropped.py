@@ -81,7 +81,7 @@ def test_what_is_gone_already_is_nothing_to_tell(daemon, ttrpc, bundle, ident):
     ttrpc.Delete(id=ident)
     drop(daemon, ident)
     ttrpc.Shutdown(id=ident)
-    told = [line.split()[1] for line in daemon.log.splitlines() if f"container={ident} " in line]
+    told = [line.split()[2] for line in daemon.log.splitlines() if f"container={ident} " in line]
     assert [call for call in told if call != "Shutdown"] == ["Create", "Delete"]
     assert f"container {ident}," not in daemon.log
 

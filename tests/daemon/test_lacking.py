@@ -101,7 +101,7 @@ def test_who_needs_more_than_the_node_has_left_fails_and_nobody_else(
         large = bundle("hello", name="large")
         (large.root / "hello.wasm").write_bytes(binary(LARGE))
         task.Create(id="large", bundle=str(large.folder), **large.streams())
-        words = refused(StatusCode.INVALID_ARGUMENT, task.Start, id="large")
+        words = refused(StatusCode.RESOURCE_EXHAUSTED, task.Start, id="large")
         assert "it needs 50 MiB of memory, and the node's limit is 60 MiB, of which 3" in words
         grower = bundle("memhog", "40", "2", name="grower")
         assert run(task, grower, "grower") == 3
