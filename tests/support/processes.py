@@ -1,5 +1,6 @@
 """Containers whose guests run in processes, and programs that a native command runs."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,7 +97,11 @@ class Shell:
 
 
 def descriptors() -> set[str]:
-    """What this process has open, but for what asyncio and epoll come and go with."""
+    """What this process has open, but for what asyncio and epoll come and go with.
+
+    And for what belongs to nobody any more: other tests' modules would go between one look and the next.
+    """
+    gc.collect()
     found = set()
     for link in Path("/proc/self/fd").iterdir():
         try:
