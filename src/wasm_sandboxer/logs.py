@@ -15,7 +15,7 @@ def configure(level: LogLevel, form: LogFormat) -> None:
     logging._srcfile = None  # noqa: SLF001  # which stands there
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text(timed=not _is_journals(sys.stderr.fileno())))
+    handler.setFormatter(_Json() if form is LogFormat.JSON else _Text(timed=not _is_journals(2)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
@@ -30,7 +30,10 @@ def set_level(level: LogLevel) -> None:
 
 def _is_journals(fd: int) -> bool:
     """Whether it leads to the journal, which notes the time itself; systemd.exec(5), $JOURNAL_STREAM."""
-    found = os.fstat(fd)
+    try:
+        found = os.fstat(fd)
+    except OSError:  # it is closed
+        return False
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,3 +90,24 @@ def test_a_child_that_is_killed_by_somebody_else_is_told(cli: Cli) -> None:
 def test_an_isolation_that_is_none_is_refused(cli: Cli) -> None:
     said = cli.refused("run", "--isolation", "maybe", example("hello"))
     assert "'maybe' is not one of 'auto', 'thread', 'process'" in said
+
+
+TWO = """(component (core module $m (memory (export "memory") 12) (func (export "run") (result i32) (i32.const 0)))
+  (core instance $a (instantiate $m)) (core instance $b (instantiate $m))
+  (func $run (result (result)) (canon lift (core func $a "run")))
+  (instance $run (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $run)))"""
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_one_that_finds_no_room_is_told_of_once_and_stderr_stays_as_it_was(
+    cli: Cli, wat: Callable[..., Path], isolation: str
+) -> None:
+    read, write = os.pipe()
+    process = cli.start("run", "--isolation", isolation, "--memory", "1MiB", wat(TWO, "two.wat"), stderr=write)
+    assert process.wait(PATIENCE) == 2
+    assert os.get_blocking(write)
+    os.close(write)
+    with os.fdopen(read) as told:
+        (line,) = told.read().splitlines()
+    assert "two.wat: its instance could not be made: it needs 768 KiB of memory, and its limit is 1 MiB" in line

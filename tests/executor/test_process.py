@@ -518,6 +518,7 @@ def test_words_without_python_are_made_sentences_of() -> None:
     ended = read(3, 0, 1 << 20, 1, trapped)
     assert (ended.code, ended.reason, ended.peak_memory) == (137, Reason.OUT_OF_MEMORY, 1 << 20)
     assert str(read(4, 0, 0, 0, b"no such import\nmore\0")) == "its instance could not be made: no such import"
+    assert isinstance(read(4, 0, 0, 1, b"GC heap out of memory\0"), OutOfMemory)
     assert read(4, 0, 4711).size == 4711
     told = read(5, errno.ENOENT, 0, 0, b"cannot open the directory /a")
     assert (type(told), str(told)) == (InvalidArgument, "cannot open the directory /a: No such file or directory")

@@ -19,6 +19,7 @@ from wasm_sandboxer.bundle.output import Output, OutputFifo
 from wasm_sandboxer.bundle.terminal import Terminal
 from wasm_sandboxer.errors import FailedPrecondition, InvalidArgument
 from wasm_sandboxer.guest import Stdio
+from wasm_sandboxer.linux.pipe import write_at_once
 
 _PROGRAM = "binary://"
 
@@ -80,6 +81,11 @@ class Streams:
             self._stdin_keeper = -1
         if self._terminal is not None:
             self._terminal.end_input()
+
+    def explain(self, text: bytes) -> None:
+        """Say on stderr why a process that did not begin has ended, as far as that takes it at once."""
+        if self.stdio.stderr is not None:
+            write_at_once(self.stdio.stderr, text)
 
     def guest_ended(self) -> None:
         """Let the readers of what the guest wrote come to the end; on the loop."""

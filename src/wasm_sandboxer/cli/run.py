@@ -30,7 +30,7 @@ from wasm_sandboxer.cli.params import (
     engine_option,
     store_options,
 )
-from wasm_sandboxer.errors import InvalidArgument, ModuleError, Unsupported, WasmSandboxerError
+from wasm_sandboxer.errors import InvalidArgument, ModuleError, OutOfMemory, Unsupported, WasmSandboxerError
 
 if TYPE_CHECKING:
     from wasm_sandboxer.engine.choosing import ChoosingEngine
@@ -142,8 +142,8 @@ def _run(options: dict[str, Any]) -> int:
         with ExitStack() as undo:
             executor = _executor(program, engine, Isolation(options["isolation"]), undo)
             return _execute(program, guest, options, executor, _place(options["cpus"], undo))
-    except ModuleError as error:
-        raise ModuleError(f"{path}: {error}") from None
+    except (ModuleError, OutOfMemory) as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 def _split(module: str) -> tuple[Path, str]:

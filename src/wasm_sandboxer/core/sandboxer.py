@@ -107,7 +107,7 @@ class Sandboxer:
                 now = time.time()
                 self._keep(dataclasses.replace(sandbox.record, exited_at=now))  # before anybody is told
                 sandbox.end(now)
-                await self._let_go(sandbox)
+            await self._let_go(sandbox)
 
     async def remove_sandbox(self, namespace: str, ident: str) -> None:
         """Stop it, delete what containerd left in it, forget it."""

@@ -30,6 +30,7 @@ from wasm_sandboxer.core.observer import CONTAINER, EXEC
 from wasm_sandboxer.core.tools import Tools
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.errors import AlreadyExists, NotFound, OutOfMemory, ResourceExhausted, WasmSandboxerError
+from wasm_sandboxer.executor.words import explanation
 from wasm_sandboxer.guest import Exit, Guest, Reason
 from wasm_sandboxer.lifecycle import State
 from wasm_sandboxer.linux import files
@@ -151,12 +152,13 @@ class Task:
         observer, kind, asked = self.tools.observer, self._kind(process), time.perf_counter()
         try:
             await process.run.start()
-        except OutOfMemory:
+        except OutOfMemory as error:
             # A probe that cannot be started has no result, and a program that memory ends has one.
             if not exec_id:
                 process.refused = True
                 observer.start_failed(kind)
                 raise
+            process.streams.explain(explanation(process.run.guest.argv[0], str(error)))
         except BaseException:
             process.refused = True
             observer.start_failed(kind)
@@ -357,7 +359,7 @@ class Task:
 
     def _tell(self, process: TaskProcess) -> None:
         end = process.run.exit.result()
-        if end.reason is Reason.OUT_OF_MEMORY:
+        if end.reason is Reason.OUT_OF_MEMORY and not process.refused:
             self.oom_count += 1
             if process is self.init:
                 self._publish(Topic.OOM)

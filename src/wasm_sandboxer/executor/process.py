@@ -30,6 +30,7 @@ from wasm_sandboxer.forking.client import ForkServer, Line
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import syscall
 from wasm_sandboxer.linux.cgroup.protocol import Place
+from wasm_sandboxer.linux.pipe import write_at_once
 
 _MOST_MESSAGE = 256 << 10  # more than a socket takes at once
 _TRIES = 2  # for a fork server that dies before a child has the guest
@@ -341,8 +342,6 @@ class ProcessExecution:
         self._hang_up()
         end = self._exit()
         if isinstance(self._told, WasmSandboxerError) and not self._stopped:
-            if isinstance(self._told, OutOfMemory):
-                self._report(str(self._told))
             self._fail(self._told)
             return
         if is_external(self._program) and end.message:
@@ -396,9 +395,7 @@ class ProcessExecution:
     def _report(self, message: str) -> None:
         """Write why a command's guest ended to its stderr, as far as that takes it at once; nobody else writes."""
         if self._stdio.stderr is not None:
-            with suppress(OSError):
-                os.set_blocking(self._stdio.stderr, False)
-                os.write(self._stdio.stderr, self._explanation(message))
+            write_at_once(self._stdio.stderr, self._explanation(message))
 
     def _in_words(self, told: Exit | WasmSandboxerError | None) -> Exit | WasmSandboxerError | None:
         """What a child cannot know of its pools: which one has refused it, and what that has."""

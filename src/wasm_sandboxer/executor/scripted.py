@@ -155,7 +155,7 @@ class _Telling:
         report = ends.report + scripting.REPORT_PLACE, ends.report + scripting.REPORT_LENGTH
         self._end(Word.TRAPPED, 0, used, denied, text=report)
         script.place(ends.unmade)
-        self._end(Word.UNMADE, 0, ends.refused, text=report)
+        self._end(Word.UNMADE, 0, ends.refused, denied, text=report)
         for label, word in ((ends.folder, Word.NO_FOLDER), (script.failing, Word.NOT_SET_UP)):
             script.place(label)
             script.keep_errno()

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 from wasm_sandboxer.engine.pool import MemoryPool
 from wasm_sandboxer.engine.protocol import Control, Passage, Program
-from wasm_sandboxer.errors import OutOfMemory, WasmSandboxerError
+from wasm_sandboxer.errors import WasmSandboxerError
 from wasm_sandboxer.guest import OOM_EXIT_CODE, TRAP_EXIT_CODE, Exit, Guest, Reason, Stdio
 from wasm_sandboxer.linux import signals, syscall
 from wasm_sandboxer.linux.cgroup.protocol import Place
@@ -142,8 +142,6 @@ class ThreadExecution:
             self._prepare()
             end = self._program.run(self._guest, self._stdio, self._control, self._ready, self)
         except WasmSandboxerError as error:
-            if isinstance(error, OutOfMemory):
-                self._report(str(error))
             self._tell_loop(self._failed, error)
         except BaseException as error:  # noqa: BLE001  # the loop must hear of every end
             _log.exception("guest %s: its thread failed", self._name)

@@ -42,7 +42,7 @@ class Word(IntEnum):
     READY = 1
     EXITED = 2  # code, bytes of memory at the end
     TRAPPED = 3  # nothing, bytes of memory, whether the last growth was denied, and the engine's report
-    UNMADE = 4  # nothing, bytes that were refused, and the engine's report
+    UNMADE = 4  # nothing, bytes that were refused, whether the last growth was denied, and the engine's report
     NO_FOLDER = 5  # errno, and what was tried
     NOT_SET_UP = 6  # the same
 
@@ -76,7 +76,9 @@ def _read_word(message: bytes) -> Exit | WasmSandboxerError | None:
         return replace(end, message=end.message[:MOST_TEXT], peak_memory=first)
     if what == Word.UNMADE:
         why = EngineError(text).first_line[:MOST_TEXT]
-        return Refused(first) if first else ModuleError(f"its instance could not be made: {why}")
+        if first:
+            return Refused(first)
+        return (OutOfMemory if second else ModuleError)(f"its instance could not be made: {why}")
     tried = f"{text[:MOST_TEXT]}: {os.strerror(code & 0xFFFF)}"
     return (
         InvalidArgument(tried)

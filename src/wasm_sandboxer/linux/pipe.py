@@ -4,6 +4,7 @@ import ctypes
 import os
 import stat
 import time
+from contextlib import suppress
 
 from wasm_sandboxer.linux.syscall import libc
 
@@ -36,3 +37,14 @@ def has_writer(fd: int) -> bool:
     finally:
         os.close(spare)
         os.close(copied)
+
+
+def write_at_once(fd: int, data: bytes) -> None:
+    """Write as much as it takes without waiting; what has no reader, or is closed, takes nothing."""
+    with suppress(OSError):
+        blocking = os.get_blocking(fd)
+        os.set_blocking(fd, False)
+        try:
+            os.write(fd, data)
+        finally:
+            os.set_blocking(fd, blocking)  # others may have the same open file

@@ -10,8 +10,8 @@ from wasm_sandboxer.rpc.transport.call import Method
 from wasm_sandboxer.rpc.transport.status import RpcError, StatusCode
 
 _NAMESPACE_KEYS = ("containerd-namespace-ttrpc", "containerd-namespace")
-# Asked often, or told by nobody: of interest only to who debugs. So are execs, which are probes as a rule; and that
-# such a call was cut off by the daemon's own end.
+# Asked often, or told by nobody: of interest only to who debugs, also where the daemon's own end cuts them off.
+# And so are execs, which are probes as a rule.
 _QUIET = frozenset({"State", "Status", "Platform", "Pids", "Connect", "Stats", "Metrics", "Wait", "List"})
 # Part of the ordinary course of a container's end.
 _EXPECTED = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED, StatusCode.FAILED_PRECONDITION})
@@ -72,7 +72,8 @@ def log_call(context: Context, error: RpcError | None, seconds: float) -> None:
     request = context.request
     quiet = context.method in _QUIET or bool(getattr(request, "exec_id", ""))
     level = logging.DEBUG if quiet else logging.INFO
-    if error is not None and error.code not in _EXPECTED and not (quiet and error.code is StatusCode.UNAVAILABLE):
+    cut_off = error is not None and error.code is StatusCode.UNAVAILABLE and context.method in _QUIET
+    if error is not None and error.code not in _EXPECTED and not cut_off:
         level = logging.WARNING
     if not _log.isEnabledFor(level):
         return

@@ -45,7 +45,9 @@ def held(
 def not_made(error: EngineError, control: CellControl) -> WasmSandboxerError:
     """Why the guest has no instance, by the engine's error."""
     why = f"its instance could not be made: {error.first_line}"
-    return OutOfMemory(why) if control.memories.lacking else ModuleError(why)
+    memories = control.memories
+    # A heap of collected objects grows from nothing, and so is denied, where a memory is lacking.
+    return OutOfMemory(why) if memories.lacking or memories.pool.denied else ModuleError(why)
 
 
 def _charge_folders(guest: Guest, files: MemoryPool) -> None:
