@@ -62,6 +62,10 @@ _CGROUPS = (
         group=SERVICE,
     ),
     Proof(
+        what="what is left of groups when a sandbox is stopped, or a daemon has died",
+        command=(*_PYTEST, "tests/core/test_process_groups.py", "tests/daemon/test_stopped.py"),
+    ),
+    Proof(
         what="the daemon's groups, with the daemon in the delegated group itself",
         command=(*_PYTEST, "tests/daemon/test_groups.py", "-k", "not weights and not quota"),
         group=SERVICE,
